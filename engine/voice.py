@@ -1,0 +1,174 @@
+"""A cloned voice: a small safetensors file that holds numbers and text, and runs nothing."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from engine import checkpoint
+from engine.errors import VoiceError, WeightsError
+from engine.files import PathLike
+
+FORMAT = "1"
+KIND = "clonewave-voice"
+LIMIT_BYTES = 1 << 20
+METADATA_LIMIT = 4096  # bytes as JSON, so that a voice file stays under 10 KB
+OWN_KEYS = ("format", "kind", "encoder")  # of the file's metadata; the rest is the voice's
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Voice:
+    """Who speaks: a speaker embedding and where it comes from. Immutable; hashed by identity.
+
+    Attributes:
+        embedding: float32 [speaker_dim], 16 to 4,096 numbers, read-only.
+        weights: attention over the cloning samples, 1 to 64 numbers >= 0.
+        encoder: hex sha256 of the encoder weights the embedding belongs to.
+        metadata: text: method, seconds (of speech), created (ISO date), consent, name, ...
+
+    Raises:
+        VoiceError: on creation, for values outside these bounds.
+    """
+
+    embedding: np.ndarray
+    weights: tuple[float, ...]
+    encoder: str
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        embedding = np.array(self.embedding, dtype=np.float32)
+        embedding.flags.writeable = False
+        object.__setattr__(self, "embedding", embedding)
+        object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
+        object.__setattr__(self, "metadata", dict(self.metadata))
+        if problem := self._problem():
+            raise VoiceError(f"not a voice: {problem}; make it again with clone")
+
+    def _problem(self) -> str | None:
+        if self.embedding.ndim != 1 or not 16 <= self.embedding.size <= 4096:
+            return f"embedding of shape {self.embedding.shape}, expected [16 to 4096]"
+        norm = float(np.linalg.norm(self.embedding.astype(np.float64)))
+        if not 1e-4 <= norm <= 1e4:  # false for NaN too
+            return f"embedding of norm {norm:g}, expected 0.0001 to 10,000"
+        if not 1 <= len(self.weights) <= 64:
+            return f"{len(self.weights)} weights, expected 1 to 64"
+        if not all(0 <= w < np.inf for w in self.weights):
+            return "weights that are negative or not finite"
+        if not re.fullmatch("[0-9a-f]{64}", self.encoder):
+            return "encoder is not the hex sha256 of encoder weights"
+        if taken := sorted({*OWN_KEYS, "sha256"} & self.metadata.keys()):
+            return f"metadata may not hold {taken}"
+        if not all(isinstance(x, str) for pair in self.metadata.items() for x in pair):
+            return "metadata that is not text"
+        try:
+            size = len(json.dumps(dict(self.metadata), ensure_ascii=False).encode())
+        except UnicodeEncodeError:
+            return "metadata with half a surrogate pair in it"
+        if size > METADATA_LIMIT:
+            return f"metadata over {METADATA_LIMIT:,} bytes"
+        return None
+
+    def save(self, path: PathLike) -> None:
+        """Write one safetensors file, complete or not at all.
+
+        Raises:
+            VoiceError: its folder does not exist.
+        """
+        tensors = {
+            "embedding": torch.tensor(self.embedding),
+            "weights": torch.tensor(self.weights, dtype=torch.float32),
+        }
+        own = {"format": FORMAT, "kind": KIND, "encoder": self.encoder}
+        try:
+            checkpoint.save_tensors(path, tensors, {**self.metadata, **own})
+        except WeightsError as error:
+            raise VoiceError(str(error)) from error
+
+    @classmethod
+    def load(cls, path: PathLike, encoder: str | None = None) -> Voice:
+        """Read a file that `save` wrote. Safe for files from strangers: nothing is executed.
+
+        Args:
+            path: the voice file, at most 1 MB.
+            encoder: hex sha256 of the encoder in use; None accepts a voice of any encoder.
+
+        Raises:
+            VoiceError: missing, too large, damaged, not a voice, of another format version, or
+                made for another encoder.
+        """
+        try:
+            tensors, metadata = checkpoint.load_tensors(path, limit_bytes=LIMIT_BYTES)
+        except WeightsError as error:
+            raise VoiceError(str(error)) from error
+        version, kind, made_for = (metadata.pop(key, "") for key in OWN_KEYS)
+        if kind != KIND:
+            raise VoiceError(f"{path}: holds {kind or 'something'}, not a voice; check the path")
+        if version != FORMAT:
+            raise VoiceError(f"{path}: voice format {version!r}, known: {FORMAT!r}; upgrade")
+        shapes = {name: (t.dtype, t.ndim) for name, t in tensors.items()}
+        if shapes != {"embedding": (torch.float32, 1), "weights": (torch.float32, 1)}:
+            raise VoiceError(f"{path}: not the tensors of a voice: {sorted(shapes)}; make it again")
+        if encoder is not None and made_for != encoder:
+            raise VoiceError(
+                f"{path}: made for encoder {made_for[:8]}, this engine has {encoder[:8]}; clone "
+                "the recordings again, or load the weights it was made with"
+            )
+        embedding, weights = tensors["embedding"].numpy(), tensors["weights"].tolist()
+        try:
+            return cls(embedding, tuple(weights), made_for, metadata)
+        except VoiceError as error:
+            raise VoiceError(f"{path}: {error}") from error
+
+    def distance(self, other: Voice) -> float:
+        """Cosine distance of the embeddings, 0 (same direction) to 2.
+
+        Raises:
+            VoiceError: the voices belong to different encoders.
+        """
+        _require_one_encoder([self, other])
+        a, b = self.embedding.astype(np.float64), other.embedding.astype(np.float64)
+        cosine = float(a @ b) / float(np.linalg.norm(a) * np.linalg.norm(b))
+        return 1.0 - min(1.0, max(-1.0, cosine))
+
+    def __repr__(self) -> str:
+        name = self.metadata.get("name", "unnamed")
+        return f"Voice({name!r}, {self.embedding.size} numbers, encoder {self.encoder[:8]})"
+
+
+def blend(shares: Mapping[Voice, float]) -> Voice:
+    """The voice between voices: the sum of share * embedding, shares scaled to sum to 1.
+
+    Args:
+        shares: {voice: share}, 1 to 64 voices of one encoder, shares >= 0 and not all zero.
+
+    Returns:
+        A Voice whose weights are the scaled shares; its metadata names them and their consents.
+
+    Raises:
+        VoiceError: voices of different encoders, no voices, or shares that cannot be scaled.
+    """
+    total = sum(shares.values())
+    if not shares or not all(s >= 0 for s in shares.values()) or not 0 < total < np.inf:
+        raise VoiceError(f"shares {list(shares.values())}: give finite ones >= 0, not all zero")
+    _require_one_encoder(list(shares))
+    scaled = {voice: share / total for voice, share in shares.items()}
+    parts = [w * voice.embedding.astype(np.float64) for voice, w in scaled.items()]
+    names = [f"{w:.3f} {v.metadata.get('name', 'unnamed')}" for v, w in scaled.items()]
+    metadata = {"method": "blend", "blend": " + ".join(names)[:1000]}
+    consents = list(dict.fromkeys(v.metadata.get("consent", "") for v in scaled))
+    if all(consents):  # one without consent leaves the blend without
+        metadata["consent"] = "; ".join(consents)[:1000]
+    encoder = next(iter(shares)).encoder
+    return Voice(np.sum(parts, axis=0), tuple(scaled.values()), encoder, metadata)
+
+
+def _require_one_encoder(voices: list[Voice]) -> None:
+    encoders = sorted({voice.encoder[:8] for voice in voices})
+    sizes = {voice.embedding.size for voice in voices}
+    if len({voice.encoder for voice in voices}) != 1 or len(sizes) != 1:
+        raise VoiceError(f"voices of different encoders {encoders}; clone them with one engine")
