@@ -51,7 +51,29 @@ PREFERRED: dict[str, Phones] = {
     "ugh": ("AH1", "G"),
     "shh": ("SH", "IH1"),
     "hashtag": ("HH", "AE1", "SH", "T", "AE2", "G"),
+    "for": ("F", "AO1", "R"),
+    "can": ("K", "AE1", "N"),
+    "from": ("F", "R", "AH1", "M"),
+    "with": ("W", "IH1", "DH"),
+    "new": ("N", "UW1"),
+    "news": ("N", "UW1", "Z"),
+    "really": ("R", "IY1", "L", "IY0"),
+    "often": ("AO1", "F", "AH0", "N"),
 }
+# Little words within a sentence. The lexicon has them as they sound alone; these are the forms
+# that American voices give them in running speech.
+UNSTRESSED = frozenset(
+    "is in and he his you i it that be they are she her this as at we had have if their my will "
+    "your when by has there or its it's i'm he's she's that's there's you're they're we're i've "
+    "i'll would could those these".split()
+)
+HALF_STRESSED = frozenset(
+    "not but up him who me so over some about them which how us any should our on more into".split()
+)
+WEAK_FORMS: dict[str, Phones] = {
+    "for": ("F", "AO0", "R"), "with": ("W", "IH0", "DH"), "from": ("F", "R", "AH0", "M"),
+    "can": ("K", "AE0", "N"), "what": ("W", "AH0", "T"), "am": ("AE0", "M"),
+}  # fmt: skip
 LETTERS: dict[str, Phones] = {
     letter: tuple(phones.split())
     for letter, phones in (
@@ -148,15 +170,21 @@ def phones_of(words: Sequence[str]) -> list[Phones]:
 
 
 def _in_context(words: Sequence[str], phones: list[Phones], at: int) -> Phones:
-    """`the` and `to` sound different before a vowel."""
+    """Weak forms within the sentence; `the` and `to` depend on the sound that follows."""
     word = words[at].lower()
-    if word in ("the", "to"):
-        following = phones[at + 1] if at + 1 < len(words) else ()
-        if word == "to" and not following:
-            return ("T", "UW1")
-        if following and is_vowel(following[0]):
-            return ("DH", "IY0") if word == "the" else ("T", "UW0")
-    return phones[at]
+    following = phones[at + 1] if at + 1 < len(words) else ()
+    if not following:
+        return ("T", "UW1") if word == "to" else phones[at]
+    if word in ("the", "to") and is_vowel(following[0]):
+        return ("DH", "IY0") if word == "the" else ("T", "UW0")
+    if words[at] in INITIALS:
+        return phones[at]
+    if word in WEAK_FORMS:
+        return WEAK_FORMS[word]
+    weaker = "0" if word in UNSTRESSED else "2" if word in HALF_STRESSED else "1"
+    if weaker == "1":
+        return phones[at]
+    return tuple(phone[:-1] + weaker if phone[-1] == "1" else phone for phone in phones[at])
 
 
 @lru_cache(maxsize=32_768)

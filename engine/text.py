@@ -9,18 +9,18 @@ short and `%` for a long pause (Deep Voice 3, arXiv:1710.07654, section 3.2).
 
 from __future__ import annotations
 
-import random
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from engine import pronounce
 from engine.errors import InputError
 from engine.symbols import CHARACTERS, GAP, LONG_PAUSE, SHORT_PAUSE, START, TERMINALS, text_ids
 from engine.verbalize import ABBREVIATIONS, MAX_DIGITS, MONTH_NAMES, NUMBERED, digits, verbalize
 
-__all__ = ["Sentence", "Word", "front_end", "text_ids"]
+__all__ = ["Rng", "Sentence", "Word", "front_end", "text_ids"]
 
 MAX_WORD_LETTERS = 40  # longer runs of letters are cut into several words
 MAX_CHUNK = 200  # longest run without a space that the number rules see
@@ -45,6 +45,13 @@ STARTERS = frozenset(
     "The A An He She It They We I You But And So If In On At This That These Those There Then When "
     "What Who Why How Where My His Her Our Their Its Your No Yes For As After Before".split()
 )
+
+
+class Rng(Protocol):
+    """random.Random or numpy.random.Generator."""
+
+    def random(self) -> float:
+        """A number in [0, 1)."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +85,7 @@ class Sentence:
     warnings: tuple[str, ...] = ()
 
     def symbols(
-        self, character_probability: float = 0.0, rng: random.Random | None = None
+        self, character_probability: float = 0.0, rng: Rng | None = None
     ) -> list[str]:
         """START, then each word's symbols and its separator, the last one terminal.
 
@@ -92,7 +99,7 @@ class Sentence:
         return symbols
 
     def units(
-        self, character_probability: float = 0.0, rng: random.Random | None = None
+        self, character_probability: float = 0.0, rng: Rng | None = None
     ) -> list[tuple[str, ...]]:
         """Phones or letters of each word, without separators."""
         if not character_probability:
