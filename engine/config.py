@@ -54,6 +54,8 @@ class AudioConfig:
     f_min: float = 0.0  # Hz
     f_max: float = 12_000.0  # Hz
     log_floor: float = 1e-5
+    mel_mean: float = -5.7  # of the training corpus: networks see (mel - mean) / std
+    mel_std: float = 2.35
 
     @property
     def frame_rate(self) -> float:
@@ -82,7 +84,7 @@ class VocoderConfig:
     pqmf_beta: float = 9.0
     conditioning_channels: int = 128
     conditioning_layers: int = 3
-    conditioning_kernel_size: int = 5
+    conditioning_kernel_size: int = 3
 
     def __post_init__(self) -> None:
         _require(self.head in ("gaussian", "softmax"), f"head {self.head!r}: gaussian or softmax")
@@ -120,8 +122,9 @@ class EncoderConfig:
     audio: AudioConfig = field(default_factory=AudioConfig)
     prenet_channels: int = 128
     prenet_layers: int = 2
+    frame_stride: int = 2  # mel frames per encoder step
     channels: int = 128
-    layers: int = 2
+    layers: int = 3
     kernel_size: int = 12
     attention_heads: int = 2
     attention_channels: int = 128
@@ -136,7 +139,7 @@ class AcousticConfig:
     """Deep Voice 3 multi-speaker generator (arXiv:1710.07654, section 3 and Table 4)."""
 
     audio: AudioConfig = field(default_factory=AudioConfig)
-    symbols: int = 160  # size of the symbol table; text.py checks it
+    symbols: int = 128  # room in of the symbol table; text.py checks it
     speaker_dim: int = 256
     text_channels: int = 256
     encoder_channels: int = 256
@@ -149,10 +152,9 @@ class AcousticConfig:
     attention_channels: int = 256
     attention_window: int = 3  # symbols the attention may look at, from the last attended on
     reduction_factor: int = 4
-    converter_channels: int = 192
+    converter_channels: int = 160
     converter_layers: int = 5
-    position_weight: float = 0.1
-    position_rate: float = 2.6
+    max_elapsed: int = 15  # decoder steps on one symbol that are told apart
     dropout: float = 0.05
     prenet_dropout: float = 0.5
 
@@ -184,3 +186,23 @@ class ModelConfig:
         same = self.vocoder.audio == self.acoustic.audio == self.encoder.audio
         _require(same, "the three models must share one AudioConfig")
         _require(self.acoustic.speaker_dim == self.encoder.speaker_dim, "speaker_dim differs")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run. `steps` may be raised later: the run then goes on."""
+
+    steps: int = 10_000
+    batch_size: int = 16
+    learning_rate: float = 1e-3
+    warmup_steps: int = 200
+    decay_share: float = 0.3
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    bfloat16: bool = True
+    seed: int = 0
+    log_every: int = 20
+    validate_every: int = 500
+    save_every_s: float = 180.0
+    progress: bool = True

@@ -1,0 +1,238 @@
+"""text_ids + speaker_embedding -> mel: the Deep Voice 3 generator (arXiv:1710.07654, section 3).
+
+Against the paper, because the training speech comes with alignments and is only hours long:
+* Attention looks at a window of symbols from the last attended one on, in training as at
+  inference, and is trained on the true next position. Whether to stay or go on is a local
+  question; a softmax over the whole text learned it by heart (and failed on new sentences).
+* The decoder is told which symbol it attended last and for how many steps. That replaces the
+  position encodings, whose job is to tell a decoder where it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.config import AcousticConfig
+from engine.models.layers import Conv1dGLU, SpeakerBias, denormalise_mel, normalise_mel
+
+
+class Encoded(NamedTuple):
+    """What the decoder reads: per attention layer keys, and values, all [batch, symbols, C]."""
+
+    keys: tuple[Tensor, ...]
+    values: Tensor
+    lengths: Tensor  # [batch] int64
+
+
+class Predicted(NamedTuple):
+    """Teacher-forced outputs."""
+
+    decoder_mel: Tensor  # [batch, n_mels, frames]
+    mel: Tensor  # [batch, n_mels, frames], after the converter
+    done: Tensor  # [batch, decoder_steps] logits
+    scores: Tensor  # [attention layers, batch, decoder_steps, window]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Free-running output of one batch."""
+
+    mel: Tensor  # [batch, n_mels, frames]
+    path: Tensor  # [batch, decoder_steps] attended symbol of each step
+    steps: Tensor  # [batch] decoder steps of each utterance
+    stalled: Tensor  # [batch] bool: the step limit cut the utterance short
+
+
+class Attention(nn.Module):
+    """Dot-product attention over a window of symbols; residual, times sqrt(0.5)."""
+
+    def __init__(self, config: AcousticConfig) -> None:
+        super().__init__()
+        c = config
+        self.query = nn.Linear(c.decoder_channels, c.attention_channels)
+        self.key = nn.Linear(c.encoder_channels, c.attention_channels)
+        self.value = nn.Linear(c.encoder_channels, c.decoder_channels)
+        self.scale = c.attention_channels**-0.5
+
+    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """x [batch, steps, C]; keys, values, mask [batch, steps, window, ...] -> x, scores."""
+        scores = torch.einsum("btc,btwc->btw", self.query(x), keys) * self.scale
+        scores = scores.float().masked_fill(~mask, -1e9)
+        context = torch.einsum("btw,btwc->btc", scores.softmax(-1).to(values.dtype), values)
+        return (x + self.value(context)) * 0.5**0.5, scores
+
+
+class TextEncoder(nn.Module):
+    """Symbol embedding and non-causal GLU convolutions; keys h_k, values sqrt(.5)(h_k + h_e)."""
+
+    def __init__(self, config: AcousticConfig) -> None:
+        super().__init__()
+        c = config
+        self.embedding = nn.Embedding(c.symbols, c.text_channels, padding_idx=0)
+        nn.init.normal_(self.embedding.weight, std=0.3)
+        self.speaker = SpeakerBias(c.speaker_dim, c.text_channels)
+        self.enter = nn.Conv1d(c.text_channels, c.encoder_channels, 1)
+        self.blocks = nn.ModuleList(
+            Conv1dGLU(c.encoder_channels, c.kernel_size, causal=False, dropout=c.dropout,
+                      speaker_dim=c.speaker_dim)
+            for _ in range(c.encoder_layers)
+        )  # fmt: skip
+        self.leave = nn.Conv1d(c.encoder_channels, c.encoder_channels, 1)
+
+    def forward(self, text_ids: Tensor, mask: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """text_ids [batch, symbols], mask [batch, 1, symbols] -> [batch, symbols, C]."""
+        embedded = self.embedding(text_ids).transpose(1, 2) + self.speaker(speaker_embedding)
+        entered = self.enter(embedded) * mask
+        x = entered
+        for block in self.blocks:
+            x = block(x, speaker_embedding) * mask
+        return ((self.leave(x) + entered) * 0.5**0.5 * mask).transpose(1, 2)
+
+
+class Acoustic(nn.Module):
+    """Encoder, attention decoder, converter. `forward` trains, `generate` speaks."""
+
+    def __init__(self, config: AcousticConfig) -> None:
+        super().__init__()
+        c = self.config = config
+        self.encoder = TextEncoder(c)
+        sizes = [c.audio.n_mels * c.reduction_factor, *c.prenet_channels]
+        self.prenet = nn.ModuleList(
+            nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.prenet_speaker = nn.ModuleList(
+            SpeakerBias(c.speaker_dim, o) for o in c.prenet_channels
+        )
+        self.enter = nn.Linear(sizes[-1], c.decoder_channels)
+        self.attended = nn.Linear(c.encoder_channels, c.decoder_channels)
+        self.elapsed = nn.Embedding(c.max_elapsed + 1, c.decoder_channels)
+        nn.init.normal_(self.elapsed.weight, std=0.1)
+        self.blocks = nn.ModuleList(
+            Conv1dGLU(c.decoder_channels, c.kernel_size, causal=True, dropout=c.dropout,
+                      speaker_dim=c.speaker_dim)
+            for _ in range(c.decoder_layers)
+        )  # fmt: skip
+        self.attention = nn.ModuleDict({str(i): Attention(c) for i in c.attention_layers})
+        self.mel_out = nn.Linear(c.decoder_channels, c.audio.n_mels * c.reduction_factor)
+        self.done = nn.Linear(c.decoder_channels, 1)
+        self.spread = nn.Linear(c.decoder_channels, c.converter_channels * c.reduction_factor)
+        self.converter = nn.ModuleList(
+            Conv1dGLU(c.converter_channels, c.kernel_size, causal=False, dropout=c.dropout,
+                      speaker_dim=c.speaker_dim)
+            for _ in range(c.converter_layers)
+        )  # fmt: skip
+        self.refine = nn.Conv1d(c.converter_channels, c.audio.n_mels, 1)
+        nn.init.normal_(self.refine.weight, std=0.01)
+
+    def encode(self, text_ids: Tensor, lengths: Tensor, speaker_embedding: Tensor) -> Encoded:
+        """Keys and values of a batch of texts.
+
+        Args:
+            text_ids: [batch, symbols] int64, 0-padded.
+            lengths: [batch] int64.
+            speaker_embedding: [batch, speaker_dim].
+        """
+        mask = torch.arange(text_ids.shape[1], device=text_ids.device) < lengths[:, None]
+        values = self.encoder(text_ids, mask.unsqueeze(1), speaker_embedding)
+        keys = tuple(layer.key(values) for layer in self.attention.values())  # type: ignore[operator]
+        return Encoded(keys, values, lengths)
+
+    def _window(self, tensor: Tensor, position: Tensor) -> Tensor:
+        """tensor [batch, symbols, C], position [batch, steps] -> [batch, steps, window, C]."""
+        offsets = torch.arange(self.config.attention_window, device=position.device)
+        at = (position.unsqueeze(-1) + offsets).clamp_max(tensor.shape[1] - 1)
+        rows = torch.arange(tensor.shape[0], device=position.device)[:, None, None]
+        return tensor[rows, at]
+
+    def _prenet(self, mel: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Normalised mel of the step before [batch, steps, r * n_mels] -> [batch, steps, C]."""
+        x = mel
+        for layer, speaker in zip(self.prenet, self.prenet_speaker, strict=True):
+            x = F.relu(layer(x) + speaker(speaker_embedding).transpose(1, 2))
+            x = F.dropout(x, self.config.prenet_dropout, self.training)
+        return self.enter(x)
+
+    def decode(
+        self, mel: Tensor, position: Tensor, elapsed: Tensor, encoded: Encoded, speaker: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Decoder over given inputs, all steps at once.
+
+        Args:
+            mel: [batch, steps, r * n_mels], normalised mel of the step before each step.
+            position: [batch, steps], symbol attended in the step before.
+            elapsed: [batch, steps], steps spent on it.
+            speaker: speaker_embedding [batch, speaker_dim].
+        Returns:
+            hidden [batch, steps, C] and scores [attention layers, batch, steps, window].
+        """
+        rows = torch.arange(len(position), device=position.device)[:, None]
+        x = self._prenet(mel, speaker) + self.attended(encoded.values[rows, position])
+        x = x + self.elapsed(elapsed.clamp_max(self.config.max_elapsed))
+        offsets = torch.arange(self.config.attention_window, device=position.device)
+        mask = (position.unsqueeze(-1) + offsets) < encoded.lengths[:, None, None]
+        values = self._window(encoded.values, position)
+        scores = []
+        for i, block in enumerate(self.blocks):
+            x = block(x.transpose(1, 2), speaker).transpose(1, 2)
+            if str(i) in self.attention:
+                keys = self._window(encoded.keys[len(scores)], position)
+                x, score = self.attention[str(i)](x, keys, values, mask)
+                scores.append(score)
+        return x, torch.stack(scores)
+
+    def convert(self, hidden: Tensor, frames: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
+        """Decoder hidden states [batch, steps, C] -> (decoder_mel, mel), normalised.
+
+        Args:
+            frames: [batch] true frames of each utterance; what lies beyond never reaches them.
+        """
+        batch, steps, _ = hidden.shape
+        r = self.config.reduction_factor
+        per_frame = lambda y: y.view(batch, steps * r, -1).transpose(1, 2)  # noqa: E731
+        decoder_mel = per_frame(self.mel_out(hidden))
+        inside = torch.arange(steps * r, device=hidden.device) < frames[:, None]
+        mask = inside.unsqueeze(1)
+        x = per_frame(self.spread(hidden)) * mask
+        for block in self.converter:
+            x = block(x, speaker) * mask
+        return decoder_mel, decoder_mel + self.refine(x)
+
+    def forward(
+        self, text_ids: Tensor, lengths: Tensor, mel: Tensor, frames: Tensor, path: Tensor,
+        speaker_embedding: Tensor,
+    ) -> Predicted:  # fmt: skip
+        """Teacher-forced pass.
+
+        Args:
+            text_ids: [batch, symbols]; lengths: [batch].
+            mel: [batch, n_mels, frames], frames a multiple of reduction_factor; natural log.
+            frames: [batch] true frames.
+            path: [batch, decoder_steps] true attended symbol; rises by at most window - 1 a step.
+            speaker_embedding: [batch, speaker_dim].
+        """
+        r = self.config.reduction_factor
+        encoded = self.encode(text_ids, lengths, speaker_embedding)
+        grouped = normalise_mel(mel, self.config.audio).transpose(1, 2)
+        grouped = grouped.reshape(mel.shape[0], -1, r * self.config.audio.n_mels)
+        before = F.pad(grouped, (0, 0, 1, 0))[:, :-1]
+        position = F.pad(path, (1, 0))[:, :-1]
+        hidden, scores = self.decode(
+            before, position, elapsed_steps(position), encoded, speaker_embedding
+        )
+        decoder_mel, refined = self.convert(hidden, frames, speaker_embedding)
+        as_log = lambda m: denormalise_mel(m.float(), self.config.audio)  # noqa: E731
+        done = self.done(hidden).squeeze(-1).float()
+        return Predicted(as_log(decoder_mel), as_log(refined), done, scores)
+
+
+def elapsed_steps(position: Tensor) -> Tensor:
+    """Steps that `position` [batch, steps] has held its value up to each step, from 0."""
+    steps = torch.arange(position.shape[1], device=position.device).expand_as(position)
+    changed = torch.ones_like(position, dtype=torch.bool)
+    changed[:, 1:] = position[:, 1:] != position[:, :-1]
+    return steps - torch.where(changed, steps, 0).cummax(dim=1).values

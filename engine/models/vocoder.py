@@ -1,0 +1,173 @@
+"""mel -> samples: autoregressive WaveNet over the excitation of PQMF bands.
+
+samples -> pqmf_analysis -> band samples -> lpc_analysis -> excitation, which the WaveNet models.
+Linear prediction comes from the mel alone (no weights), so the network starts out as a source-filter
+vocoder with a noise source and learns what is left: the voice's own periodicity.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine import kernels
+from engine.config import VocoderConfig
+from engine.kernels import WaveNetState, WaveNetWeights
+from engine.models.layers import log_mel, normalise_mel
+
+
+class Conditioning(nn.Module):
+    """mel [batch, n_mels, frames] -> [batch, layers, 2R, frames], with the gates' biases."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        width, kernel = config.conditioning_channels, config.conditioning_kernel_size
+        sizes = [config.audio.n_mels] + [width] * config.conditioning_layers
+        self.convs = nn.ModuleList(
+            nn.Conv1d(i, o, kernel, padding=kernel // 2)
+            for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+        )
+        self.out = nn.Conv1d(width, config.layers * 2 * config.residual_channels, 1)
+        self.config = config
+
+    def forward(self, mel: Tensor) -> Tensor:
+        x = normalise_mel(mel, self.config.audio)
+        for i, conv in enumerate(self.convs):
+            y = F.elu(conv(x))
+            x = y if i == 0 else x + y
+        return self.out(x).unflatten(1, (self.config.layers, -1))
+
+
+class BandPrediction(nn.Module):
+    """Linear prediction taps and gains of every band, computed from the mel (no weights).
+
+    mel magnitudes are interpolated to a power spectrum, whose product with a band filter's response
+    gives the band's autocorrelation; Levinson-Durbin turns it into taps and the gain.
+    """
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        audio = config.audio
+        bank = kernels.mel_filterbank(
+            audio.sample_rate, audio.n_fft, audio.n_mels, audio.f_min, audio.f_max
+        )
+        shape = bank / bank.amax(1, keepdim=True)
+        spread = shape.T / shape.sum(0).clamp_min(1e-9)[:, None]  # [bins, n_mels], rows sum to 1
+        spread[shape.sum(0) < 1e-3] = 0
+        self.register_buffer("spread", spread / bank.sum(1)[None, :], persistent=False)
+        analysis, _ = kernels.pqmf_filters(
+            config.bands, config.pqmf_taps, config.pqmf_cutoff, config.pqmf_beta
+        )
+        response = torch.fft.rfft(analysis.double(), audio.n_fft).abs().square()
+        bins = torch.arange(audio.n_fft // 2 + 1, dtype=torch.float64)
+        both_sides = torch.full_like(bins, 2.0)
+        both_sides[[0, -1]] = 1
+        lags = torch.arange(config.lpc_order + 1, dtype=torch.float64) * config.bands
+        waves = torch.cos(2 * math.pi / audio.n_fft * lags[:, None] * bins)
+        window_power = torch.hann_window(audio.win_length).double().square().sum()
+        table = response[:, None, :] * waves * both_sides / (audio.n_fft * window_power)
+        self.register_buffer("lags", table.float(), persistent=False)  # [bands, order + 1, bins]
+
+    def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
+        """mel [batch, n_mels, frames] -> taps [batch, bands, order, frames], gain [.., frames]."""
+        power = (self.spread @ mel.float().exp()).square() + 1e-9  # [batch, bins, frames]
+        r = torch.einsum("bkf,nft->nbtk", self.lags, power)  # type: ignore[arg-type]
+        r = torch.cat([r[..., :1] * (1 + 1e-4) + 1e-12, r[..., 1:]], dim=-1)
+        taps, error = kernels.linear_prediction(r)
+        return taps.transpose(2, 3).contiguous(), error.clamp_min(1e-12).sqrt()
+
+
+class Vocoder(nn.Module):
+    """Multi-band Gaussian WaveNet (arXiv:1609.03499, 1807.07281) on linear-prediction excitation."""
+
+    def __init__(self, config: VocoderConfig) -> None:
+        super().__init__()
+        r, s, o = config.residual_channels, config.skip_channels, config.outputs
+        self.config = config
+        self.conditioning = Conditioning(config)
+        self.prediction = BandPrediction(config) if config.lpc_order else None
+        self.inputs = nn.Parameter(torch.randn(r, config.bands, 2) * (2 * config.bands) ** -0.5)
+        self.gates = nn.ParameterList(
+            torch.randn(2 * r, r, 2) * (2 * r) ** -0.5 for _ in range(config.layers)
+        )
+        self.residuals = nn.ParameterList(
+            torch.randn(r, r) * 0.5 * r**-0.5 for _ in range(config.layers)
+        )
+        self.skips = nn.ParameterList(
+            torch.randn(s, r) * (r * config.layers) ** -0.5 for _ in range(config.layers)
+        )
+        self.skip_bias = nn.Parameter(torch.zeros(s))
+        self.hidden = nn.Linear(s, s)
+        self.outputs = nn.Linear(s, o)
+        nn.init.normal_(self.outputs.weight, std=0.01)
+        nn.init.zeros_(self.outputs.bias)
+
+    def weights(self) -> WaveNetWeights:
+        """The WaveNet's weights in the layout of `kernels.wavenet_generate`."""
+        stack = lambda parts: torch.stack(list(parts)).detach()  # noqa: E731
+        return WaveNetWeights(
+            self.inputs.detach(), stack(self.gates), stack(self.residuals), stack(self.skips),
+            self.skip_bias.detach(), self.hidden.weight.detach(), self.hidden.bias.detach(),
+            self.outputs.weight.detach(), self.outputs.bias.detach(),
+        )  # fmt: skip
+
+    def state(self, batch: int = 1) -> WaveNetState:
+        """A fresh generation state."""
+        return kernels.wavenet_state(self.weights(), self.config.dilations, batch)
+
+    def excitation(self, samples: Tensor, mel: Tensor) -> Tensor:
+        """What the WaveNet models: samples [batch, frames * hop], mel of the same frames.
+
+        Returns [batch, bands, band_steps].
+        """
+        c = self.config
+        with torch.autocast(samples.device.type, enabled=False):  # bfloat16 would undo Levinson
+            analysis, _ = kernels.pqmf_filters(c.bands, c.pqmf_taps, c.pqmf_cutoff, c.pqmf_beta)
+            band_samples = kernels.pqmf_analysis(samples, analysis.to(samples.device))
+            if self.prediction is None:
+                return band_samples
+            return kernels.lpc_analysis(band_samples, *self.prediction(mel))
+
+    def forward(self, mel: Tensor, excitation: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher-forced means and log-scales of every band step, each [batch, bands, band_steps].
+
+        Time-major inside: a matrix product per layer over [batch * time, channels].
+        """
+        r = self.config.residual_channels
+        condition = self.conditioning(mel).permute(1, 0, 3, 2).unsqueeze(3)  # [L, B, F, 1, 2R]
+        batch, frames = mel.shape[0], mel.shape[2]
+        past = F.pad(excitation, (2, 0))
+        taps = torch.cat([past[..., :-2], past[..., 1:-1]], dim=1).transpose(1, 2)
+        kernel = torch.cat([self.inputs[..., 0], self.inputs[..., 1]], dim=1)
+        x = F.linear(taps, kernel)  # [B, T, R]
+        skip: Tensor | None = None
+        for i, dilation in enumerate(self.config.dilations):
+            both = torch.cat([F.pad(x, (0, 0, dilation, 0))[:, :-dilation], x], dim=2)
+            gate = self.gates[i]
+            hidden = F.linear(both, torch.cat([gate[..., 0], gate[..., 1]], dim=1))
+            hidden = hidden.view(batch, frames, -1, 2 * r) + condition[i].to(hidden.dtype)
+            z = torch.tanh(hidden[..., :r]) * torch.sigmoid(hidden[..., r:])
+            z = z.view(batch, -1, r)
+            skip_part = F.linear(z, self.skips[i])
+            skip = skip_part if skip is None else skip + skip_part
+            if i + 1 < self.config.layers:
+                x = x + F.linear(z, self.residuals[i])
+        assert skip is not None
+        head = self.outputs(F.relu(self.hidden(F.relu(skip + self.skip_bias.to(skip.dtype)))))
+        mean, log_scale = head.float().transpose(1, 2).chunk(2, dim=1)
+        return mean, log_scale
+
+    def loss(self, samples: Tensor, mel: Tensor) -> Tensor:
+        """Negative log-likelihood per band sample, in nat, of the excitation."""
+        excitation = self.excitation(samples, mel)
+        mean, log_scale = self(mel, excitation)
+        log_scale = log_scale.clamp_min(self.config.log_scale_floor)
+        z = (excitation - mean) * torch.exp(-log_scale)
+        return (0.5 * z.square() + log_scale).mean() + 0.5 * math.log(2 * math.pi)
+
+    def mel(self, samples: Tensor) -> Tensor:
+        """Log-mel of samples [batch, samples] by this model's convention."""
+        return log_mel(samples, self.config.audio)

@@ -1,0 +1,356 @@
+"""What to train: batches, losses and held-out figures of each model.
+
+Every batch is a function of (seed, step) alone, so that a resumed run is the run that never stopped.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine.align import Aligned, align
+from engine.augment import degrade
+from engine.config import AcousticConfig, EncoderConfig, TrainConfig, VocoderConfig
+from engine.data import Store, is_held_out
+from engine.models.acoustic import Acoustic
+from engine.models.layers import log_mel
+from engine.models.speaker_encoder import SpeakerEncoder
+from engine.models.vocoder import Vocoder
+from engine.symbols import text_ids
+
+
+class VocoderTask:
+    """Negative log-likelihood of random segments of speech given their own mel."""
+
+    kind = "vocoder"
+
+    def __init__(
+        self, store: Store, config: VocoderConfig, train: TrainConfig, segment_frames: int = 60
+    ) -> None:
+        self.store, self.config, self.train = store, config, train
+        self.segment = segment_frames * config.audio.hop_length
+        # the mel's first and last frames would see reflected audio, the network's convolutions
+        # padding: both are computed on a wider cut and dropped
+        self.margin = 8 * config.audio.hop_length
+        torch.manual_seed(train.seed)
+        self.model = Vocoder(config)
+        lengths = store.lengths()
+        wide = self.segment + 2 * self.margin
+        held = np.array([is_held_out(u) for u in store.utterances])
+        self.training = np.flatnonzero((lengths > wide) & ~held)
+        self.held_out = np.flatnonzero((lengths > wide) & held)
+
+    def _cut(self, index: int, rng: np.random.Generator, gain: float) -> Tensor:
+        wide = self.segment + 2 * self.margin
+        begin = int(rng.integers(0, self.store.lengths()[index] - wide))
+        return torch.from_numpy(self.store.samples(index, begin, begin + wide)) * gain
+
+    def batch(self, step: int) -> Tensor:
+        rng = np.random.default_rng((self.train.seed, step))
+        lengths = self.store.lengths()[self.training].astype(np.float64)
+        chosen = rng.choice(self.training, self.train.batch_size, p=lengths / lengths.sum())
+        gains = 10 ** (rng.uniform(-9, 3, self.train.batch_size) / 20)
+        return torch.stack([self._cut(i, rng, g) for i, g in zip(chosen, gains, strict=True)])
+
+    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
+        frames = self.margin // self.config.audio.hop_length
+        with torch.autocast("cpu", enabled=False):
+            mel = self.model.mel(batch)[..., frames:-frames]
+        loss = self.model.loss(batch[:, self.margin : -self.margin], mel)
+        return loss, {"nll": float(loss.detach())}
+
+    def validate(self) -> dict[str, float]:
+        rng = np.random.default_rng(1)
+        total = []
+        for index in self.held_out[:48:4]:
+            cuts = torch.stack([self._cut(i, rng, 1.0) for i in (index, index)])
+            total.append(float(self.loss(cuts)[0]))
+        return {"nll": float(np.mean(total))}
+
+    def show(self, writer: Any, step: int) -> None:
+        """Nothing yet."""
+
+
+class References(NamedTuple):
+    """Cloning samples of several speakers, as `SpeakerEncoder` takes them."""
+
+    mel: Tensor
+    frames: Tensor
+    present: Tensor
+
+
+class SpeakerSampler:
+    """Random crops of a speaker's recordings, as mels, some of them degraded."""
+
+    def __init__(self, store: Store, indices: np.ndarray, config: EncoderConfig) -> None:
+        self.store, self.config = store, config
+        by_speaker: dict[str, list[int]] = defaultdict(list)
+        for i in indices:
+            by_speaker[store.utterances[i].speaker].append(int(i))
+        self.by_speaker = dict(by_speaker)
+        self.speakers = sorted(by_speaker)
+
+    def crop(
+        self, index: int, seconds: float, rng: np.random.Generator, degraded: float
+    ) -> np.ndarray:
+        """[n_mels, frames] of a random part of one utterance; `degraded`: probability."""
+        audio = self.config.audio
+        wanted = int(seconds * audio.sample_rate) // audio.hop_length * audio.hop_length
+        length = int(self.store.lengths()[index])
+        begin = int(rng.integers(0, max(length - wanted, 0) + 1))
+        samples = self.store.samples(index, begin, begin + wanted)
+        with torch.autocast("cpu", enabled=False):
+            mel = log_mel(torch.from_numpy(samples)[None], audio)[0].numpy()
+        return degrade(mel, audio, rng) if rng.random() < degraded else mel
+
+    def collate(self, crops: list[list[np.ndarray]]) -> References:
+        """Pad the cloning samples of each speaker to one tensor."""
+        count = max(len(c) for c in crops)
+        longest = max(m.shape[1] for c in crops for m in c)
+        mel = torch.zeros(len(crops), count, self.config.audio.n_mels, longest)
+        frames = torch.full((len(crops), count), self.config.frame_stride)
+        for i, samples in enumerate(crops):
+            for j, sample in enumerate(samples):
+                mel[i, j, :, : sample.shape[1]] = torch.from_numpy(sample)
+                frames[i, j] = sample.shape[1]
+        present = torch.arange(count) < torch.tensor([len(c) for c in crops])[:, None]
+        return References(mel, frames, present)
+
+
+class _Contrast(nn.Module):
+    """Speaker encoder and the temperature of its contrastive loss."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.encoder = SpeakerEncoder(config)
+        self.log_scale = nn.Parameter(torch.tensor(2.3))
+
+
+class EncoderTask:
+    """Tell speakers apart: two views of each speaker of a batch must find each other.
+
+    A symmetric in-batch contrastive loss over crops of (where there are) different recordings, each
+    through its own random channel. The paper regresses embeddings that its generator learned; with
+    two utterances a speaker those embeddings memorise, so here the encoder comes first and the
+    generator is trained on what it gives (`AcousticTask`, which tunes both).
+    """
+
+    kind = "encoder"
+
+    def __init__(self, store: Store, config: EncoderConfig, train: TrainConfig) -> None:
+        self.config, self.train = config, train
+        torch.manual_seed(train.seed)
+        self.model = _Contrast(config)
+        speakers = sorted({u.speaker for u in store.utterances})
+        unseen = set(speakers[::20])  # held-out speakers: the figure that matters
+        everyone = np.arange(len(store))
+        is_unseen = np.array([u.speaker in unseen for u in store.utterances])
+        self.training = SpeakerSampler(store, everyone[~is_unseen], config)
+        self.held_out = SpeakerSampler(store, everyone[is_unseen], config)
+
+    def _views(
+        self, sampler: SpeakerSampler, names: list[str], rng: np.random.Generator, degraded: float
+    ) -> References:
+        crops = []
+        for name in names:
+            mine = sampler.by_speaker[name]
+            pair = rng.choice(mine, 2, replace=len(mine) < 2)
+            crops += [[sampler.crop(i, rng.uniform(1.2, 2.4), rng, degraded)] for i in pair]
+        return sampler.collate(crops)
+
+    def batch(self, step: int) -> References:
+        rng = np.random.default_rng((self.train.seed, step))
+        names = rng.choice(self.training.speakers, self.train.batch_size, replace=False)
+        return self._views(self.training, list(names), rng, degraded=0.8)
+
+    def _similarity(self, batch: References) -> Tensor:
+        embedding = F.normalize(self.model.encoder(*batch)[0], dim=-1)
+        return embedding[::2] @ embedding[1::2].T
+
+    def loss(self, batch: References) -> tuple[Tensor, dict[str, float]]:
+        logits = self._similarity(batch) * self.model.log_scale.exp().clamp_max(50)
+        target = torch.arange(len(logits))
+        loss = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        right = (logits.argmax(1) == target).float().mean()
+        return loss, {"loss": float(loss.detach()), "accuracy": float(right)}
+
+    def validate(self) -> dict[str, float]:
+        """Retrieval among held-out speakers and equal error rate over all pairs of them."""
+        rng = np.random.default_rng(2)
+        similarity = self._similarity(
+            self._views(self.held_out, self.held_out.speakers[:100], rng, degraded=0.5)
+        )
+        same = similarity.diagonal()
+        other = similarity[~torch.eye(len(similarity), dtype=torch.bool)]
+        right = (similarity.argmax(1) == torch.arange(len(similarity))).float().mean()
+        return {"accuracy": float(right), "equal_error_rate": equal_error_rate(same, other)}
+
+    def show(self, writer: Any, step: int) -> None:
+        """Nothing yet."""
+
+
+def equal_error_rate(same: Tensor, other: Tensor) -> float:
+    """Where as many pairs of one speaker are refused as pairs of two are accepted."""
+    thresholds = torch.cat([same, other]).sort().values
+    refused = torch.searchsorted(same.sort().values, thresholds) / len(same)
+    accepted = 1 - torch.searchsorted(other.sort().values, thresholds) / len(other)
+    at = (refused - accepted).abs().argmin()
+    return float((refused[at] + accepted[at]) / 2)
+
+
+class AcousticBatch(NamedTuple):
+    """One batch of aligned utterances; fields as `Acoustic.forward` takes them."""
+
+    text_ids: Tensor
+    lengths: Tensor
+    mel: Tensor
+    frames: Tensor
+    path: Tensor
+    references: References
+
+
+class Cloner(nn.Module):
+    """Generator and speaker encoder, trained together."""
+
+    def __init__(self, acoustic: AcousticConfig, encoder: EncoderConfig) -> None:
+        super().__init__()
+        self.acoustic = Acoustic(acoustic)
+        self.encoder = SpeakerEncoder(encoder)
+
+
+class AcousticTask:
+    """Mel, attention path and end of aligned utterances, given other recordings of the speaker.
+
+    The speaker encoder is tuned along ("encoder with fine-tuning" of arXiv:1802.06006).
+    """
+
+    kind = "acoustic"
+
+    def __init__(
+        self, store: Store, config: AcousticConfig, encoder: EncoderConfig, train: TrainConfig,
+        character_probability: float = 0.1,
+    ) -> None:  # fmt: skip
+        self.store, self.config, self.train = store, config, train
+        self.character_probability = character_probability
+        torch.manual_seed(train.seed)
+        self.model = Cloner(config, encoder)
+        self.aligned = self._align()
+        usable = np.array(sorted(self.aligned))
+        held = np.array([is_held_out(store.utterances[i]) for i in usable])
+        self.training, self.held_out = usable[~held], usable[held]
+        self.sampler = SpeakerSampler(store, np.arange(len(store)), encoder)
+
+    def _align(self) -> dict[int, Aligned]:
+        found = {}
+        lengths = self.store.lengths() / self.config.audio.sample_rate
+        for i, u in enumerate(self.store.utterances):
+            if u.durations is None:
+                continue
+            d = u.durations
+            one = align(u.text, d.phonemes, d.frames, d.offset_s, d.frame_s, float(lengths[i]))
+            if one is not None and 1.0 < lengths[i] < 12:
+                found[i] = one
+        return found
+
+    def _chosen(self, step: int) -> np.ndarray:
+        """Utterances of similar length: a window in the length order of a random subset."""
+        rng = np.random.default_rng((self.train.seed, step))
+        size = self.train.batch_size
+        pool = rng.choice(self.training, min(12 * size, len(self.training)), replace=False)
+        pool = pool[np.argsort(self.store.lengths()[pool], kind="stable")]
+        begin = int(rng.integers(0, len(pool) - size + 1))
+        return pool[begin : begin + size]
+
+    def batch(self, step: int) -> AcousticBatch:
+        rng = np.random.default_rng((self.train.seed, step, 1))
+        probability = self.character_probability
+        return self.collate(self._chosen(step), rng, probability, degraded=0.6)
+
+    def collate(
+        self, indices: np.ndarray, rng: np.random.Generator, characters: float, degraded: float
+    ) -> AcousticBatch:
+        """Pad utterances and draw cloning samples for their speakers."""
+        audio, r = self.config.audio, self.config.reduction_factor
+        texts, mels, paths, crops = [], [], [], []
+        count = int(rng.integers(1, 4))
+        for i in indices:
+            symbols, times = self.aligned[i].with_characters(characters, rng)
+            samples = torch.from_numpy(self.store.samples(int(i)))
+            group = audio.hop_length * r
+            samples = F.pad(samples, (0, -len(samples) % group))
+            mel = log_mel(samples[None], audio)[0]
+            steps = mel.shape[1] // r
+            texts.append(torch.tensor(text_ids(symbols)))
+            mels.append(mel)
+            paths.append(attention_path(times, steps, self.config))
+            others = self.sampler.by_speaker[self.store.utterances[i].speaker]
+            others = [o for o in others if o != i] or [int(i)]
+            crops.append(
+                [
+                    self.sampler.crop(int(rng.choice(others)), rng.uniform(1.5, 4), rng, degraded)
+                    for _ in range(count)
+                ]
+            )
+        pad = lambda parts, value: nn.utils.rnn.pad_sequence(  # noqa: E731
+            parts, batch_first=True, padding_value=value
+        )
+        mel = pad([m.T for m in mels], float(np.log(audio.log_floor))).transpose(1, 2)
+        return AcousticBatch(
+            pad(texts, 0), torch.tensor([len(t) for t in texts]), mel.contiguous(),
+            torch.tensor([m.shape[1] for m in mels]), pad(paths, 0),
+            self.sampler.collate(crops),
+        )  # fmt: skip
+
+    def loss(self, batch: AcousticBatch) -> tuple[Tensor, dict[str, float]]:
+        c = self.config
+        speaker, _ = self.model.encoder(*batch.references)
+        out = self.model.acoustic(
+            batch.text_ids, batch.lengths, batch.mel, batch.frames, batch.path, speaker
+        )
+        step_counts = batch.frames // c.reduction_factor
+        steps = torch.arange(batch.path.shape[1]) < step_counts[:, None]
+        frames = (torch.arange(batch.mel.shape[2]) < batch.frames[:, None]).unsqueeze(1)
+        count = frames.sum() * c.audio.n_mels * c.audio.mel_std
+        l1 = lambda mel: ((mel - batch.mel).abs() * frames).sum() / count  # noqa: E731
+        before = F.pad(batch.path, (1, 0))[:, :-1]
+        target = (batch.path - before)[steps]
+        attention = torch.stack([F.cross_entropy(s[steps], target) for s in out.scores]).mean()
+        last = F.one_hot(step_counts - 1, batch.path.shape[1]).float()
+        done = F.binary_cross_entropy_with_logits(out.done[steps], last[steps])
+        mel, decoder_mel = l1(out.mel), l1(out.decoder_mel)
+        loss = mel + decoder_mel + 0.3 * attention + 0.3 * done
+        right = (out.scores[0][steps].argmax(-1) == target).float().mean()
+        figures = {"mel": mel, "decoder_mel": decoder_mel, "attention": attention, "path": right}
+        return loss, {k: float(v.detach()) for k, v in {**figures, "done": done}.items()}
+
+    def validate(self) -> dict[str, float]:
+        rows = []
+        for begin in range(0, min(len(self.held_out), 48), 8):
+            rng = np.random.default_rng(begin)
+            rows.append(self.loss(self.collate(self.held_out[begin : begin + 8], rng, 0.0, 0.0))[1])
+        return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+
+    def show(self, writer: Any, step: int) -> None:
+        """Nothing yet."""
+
+
+def attention_path(times: list[float], steps: int, config: AcousticConfig) -> Tensor:
+    """Symbol under the middle of each decoder step, rising by at most window - 1 a step.
+
+    Args:
+        times: boundaries of the symbols in seconds, len(symbols) + 1.
+    Returns:
+        [steps] int64.
+    """
+    middle = (np.arange(steps) + 0.5) / config.decoder_rate
+    true = np.searchsorted(np.asarray(times[:-1]), middle, side="right") - 1
+    path, at = [], 0
+    for symbol in true:
+        at = min(max(int(symbol), at), at + config.attention_window - 1)
+        path.append(at)
+    return torch.tensor(path)
