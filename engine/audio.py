@@ -130,7 +130,8 @@ def prepare(
         UserWarning: the recording is noisy (below 8 dB SNR).
     """
     samples, recorded_rate = read(source, sample_rate)
-    name = source if isinstance(source, (str, os.PathLike)) else "cloning sample"
+    is_path = isinstance(source, (str, os.PathLike))
+    name = source if is_path else getattr(source, "name", "cloning sample")
     clipped_s = levels.clipped(samples) / recorded_rate
     samples = resample(samples - samples.mean(dtype=np.float64), recorded_rate, config.sample_rate)
     frame = round(levels.FRAME_S * config.sample_rate)
@@ -216,12 +217,15 @@ def mu_law_decode(codes: np.ndarray | Tensor, channels: int = 256) -> np.ndarray
     return samples if isinstance(codes, Tensor) else samples.numpy()
 
 
+@np.errstate(invalid="ignore", over="ignore")  # reported by _checked
 def _read_array(source: np.ndarray | Tensor, sample_rate: int | None) -> tuple[np.ndarray, int]:
     if sample_rate is None:
         raise InputError("an array does not know its sample_rate; pass sample_rate=… in Hz")
     if isinstance(source, Tensor):
         source = source.detach().cpu()
         source = (source.float() if source.dtype == torch.bfloat16 else source).numpy()
+    if source.size == 0:
+        raise InputError("array is empty; record again")
     if source.ndim not in (1, 2):
         raise InputError(f"array has {source.ndim} axes; give [samples] or [channels, samples]")
     if source.ndim == 2 and source.shape[0] > source.shape[1]:
@@ -242,16 +246,18 @@ def _seekable(file: IO[bytes], limits: DecodeLimits) -> IO[bytes]:
     """`file`, or its contents in memory where it cannot seek; never more than limits.bytes."""
     name = getattr(file, "name", "audio file")
     try:
-        if file.seekable():
-            return file
-        data = file.read(limits.bytes + 1)
+        # Python 3.10's spooled temporary files (web uploads) can seek but have no seekable()
+        can_seek = file.seekable() if hasattr(file, "seekable") else hasattr(file, "seek")
+        if can_seek:
+            file.seek(0)
+        data = file.read(1 if can_seek else limits.bytes + 1)
     except (AttributeError, ValueError, OSError) as error:  # closed, write-only, half an interface
         raise InputError(f"{name}: cannot be read ({error}); open it in binary mode") from error
     if not isinstance(data, bytes):
         raise InputError(f"{name}: gives {type(data).__name__}; open it in binary mode")
     if len(data) > limits.bytes:
         raise InputError(f"{name}: over {limits.bytes:,} bytes; give a shorter recording")
-    return io.BytesIO(data)
+    return file if can_seek else io.BytesIO(data)
 
 
 def _decode(file: IO[bytes], name: str, limits: DecodeLimits) -> tuple[np.ndarray, int]:
@@ -271,7 +277,7 @@ def _decode(file: IO[bytes], name: str, limits: DecodeLimits) -> tuple[np.ndarra
     samples = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     if samples.size and (failed or cut_short or samples.size < promised):
         seconds = samples.size / sample_rate
-        warnings.warn(f"{name}: damaged or cut off, read {seconds:.2f} s of it", stacklevel=4)
+        warnings.warn(f"{name}: damaged or cut off, read {seconds:.2f} s of it", stacklevel=3)
     return _checked(name, samples, sample_rate)
 
 
@@ -282,6 +288,7 @@ def _check_header(name: str, audio: Any) -> None:
     _check_rate(name, audio.samplerate)
 
 
+@np.errstate(invalid="ignore", over="ignore")  # reported by _checked
 def _decode_blocks(audio: Any, name: str, limits: DecodeLimits) -> tuple[list[np.ndarray], bool]:
     """Mono blocks as far as decoding goes, and whether it ended in an error."""
     blocks: list[np.ndarray] = []
@@ -324,7 +331,8 @@ def _check_channels(name: str, channels: int) -> None:
 
 
 def _check_rate(name: str, sample_rate: int) -> None:
-    if not MIN_RATE <= sample_rate <= MAX_RATE:
+    numeric = isinstance(sample_rate, (int, float, np.integer, np.floating))
+    if not numeric or not MIN_RATE <= sample_rate <= MAX_RATE:
         raise InputError(f"{name}: {sample_rate} Hz; give {MIN_RATE:,} to {MAX_RATE:,} Hz")
 
 
