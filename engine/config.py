@@ -155,6 +155,7 @@ class AcousticConfig:
     converter_channels: int = 160
     converter_layers: int = 5
     max_elapsed: int = 15  # decoder steps on one symbol that are told apart
+    max_hold: int = 24  # decoder steps (1 s) after which generation leaves a symbol
     dropout: float = 0.05
     prenet_dropout: float = 0.5
 

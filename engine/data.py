@@ -46,7 +46,7 @@ def _rows(path: Path, separator: str) -> list[list[str]]:
 
 
 def _corpus(folder: Path) -> Iterable[Utterance]:
-    """`manifest*.tsv`: utterance, speaker, seconds, text, phonemes, durations, offset_s, frame_s."""
+    """`manifest*.tsv`; columns: see `corpus.py`."""
     audio_root = folder / "audio" if (folder / "audio").is_dir() else folder
     for manifest in sorted(folder.glob("manifest*.tsv")):
         for row in _rows(manifest, "\t"):

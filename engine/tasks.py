@@ -1,6 +1,6 @@
 """What to train: batches, losses and held-out figures of each model.
 
-Every batch is a function of (seed, step) alone, so that a resumed run is the run that never stopped.
+Every batch is a function of (seed, step) alone: a resumed run is the run that never stopped.
 """
 
 from __future__ import annotations

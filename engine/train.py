@@ -89,7 +89,7 @@ def learning_rate(config: TrainConfig, step: int) -> float:
 
 
 def keep_memory() -> None:
-    """Let glibc keep freed memory: else every large activation is mapped and zeroed anew (7x slower)."""
+    """Let glibc keep freed memory: mapping and zeroing every large activation anew is 7x slower."""
     if sys.platform == "linux":
         trim_threshold, top_pad, mmap_max = -1, -2, -4
         try:
@@ -102,7 +102,10 @@ def keep_memory() -> None:
 
 
 def run(
-    task: Task, config: TrainConfig, folder: str | Path, on_step: Callable[[int], None] | None = None
+    task: Task,
+    config: TrainConfig,
+    folder: str | Path,
+    on_step: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Train until `config.steps`, from the newest checkpoint in `folder` if there is one.
 

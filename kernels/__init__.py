@@ -4,7 +4,7 @@ Every op takes `backend=`: "auto" picks the fastest that can run the call, a nam
 raises `BackendUnavailable`.
 """
 
-from engine.kernels import reference
+from engine.kernels import reference, reference_decoder
 from engine.kernels.dispatch import ORDER, BackendUnavailable, Impl, Op, accepts_everything
 from engine.kernels.filters import mel_filterbank, pqmf_filters
 from engine.kernels.reference import (
@@ -12,6 +12,12 @@ from engine.kernels.reference import (
     WaveNetWeights,
     linear_prediction,
     wavenet_state,
+)
+from engine.kernels.reference_decoder import (
+    DecoderInputs,
+    DecoderState,
+    DecoderWeights,
+    decoder_state,
 )
 
 
@@ -27,12 +33,21 @@ lpc_analysis = _op("lpc_analysis")
 lpc_synthesis = _op("lpc_synthesis")
 gated_activation = _op("gated_activation")
 wavenet_generate = _op("wavenet_generate")
+decoder_generate = Op(
+    "decoder_generate",
+    {"reference": Impl(reference_decoder.decoder_generate, accepts_everything)},
+)
 
 __all__ = [
     "ORDER",
     "BackendUnavailable",
+    "DecoderInputs",
+    "DecoderState",
+    "DecoderWeights",
     "WaveNetState",
     "WaveNetWeights",
+    "decoder_generate",
+    "decoder_state",
     "gated_activation",
     "linear_prediction",
     "log_mel",

@@ -10,14 +10,16 @@ Against the paper, because the training speech comes with alignments and is only
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from engine import kernels
 from engine.config import AcousticConfig
+from engine.kernels import DecoderInputs, DecoderWeights
 from engine.models.layers import Conv1dGLU, SpeakerBias, denormalise_mel, normalise_mel
 
 
@@ -38,14 +40,12 @@ class Predicted(NamedTuple):
     scores: Tensor  # [attention layers, batch, decoder_steps, window]
 
 
-@dataclass(frozen=True)
-class Generated:
+class Generated(NamedTuple):
     """Free-running output of one batch."""
 
-    mel: Tensor  # [batch, n_mels, frames]
+    mel: Tensor  # [batch, n_mels, frames], natural log
     path: Tensor  # [batch, decoder_steps] attended symbol of each step
     steps: Tensor  # [batch] decoder steps of each utterance
-    stalled: Tensor  # [batch] bool: the step limit cut the utterance short
 
 
 class Attention(nn.Module):
@@ -59,7 +59,9 @@ class Attention(nn.Module):
         self.value = nn.Linear(c.encoder_channels, c.decoder_channels)
         self.scale = c.attention_channels**-0.5
 
-    def forward(self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, x: Tensor, keys: Tensor, values: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor]:
         """x [batch, steps, C]; keys, values, mask [batch, steps, window, ...] -> x, scores."""
         scores = torch.einsum("btc,btwc->btw", self.query(x), keys) * self.scale
         scores = scores.float().masked_fill(~mask, -1e9)
@@ -103,7 +105,7 @@ class Acoustic(nn.Module):
         self.encoder = TextEncoder(c)
         sizes = [c.audio.n_mels * c.reduction_factor, *c.prenet_channels]
         self.prenet = nn.ModuleList(
-            nn.Linear(i, o) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Linear(i, o) for i, o in pairwise(sizes)
         )
         self.prenet_speaker = nn.ModuleList(
             SpeakerBias(c.speaker_dim, o) for o in c.prenet_channels
@@ -228,6 +230,63 @@ class Acoustic(nn.Module):
         as_log = lambda m: denormalise_mel(m.float(), self.config.audio)  # noqa: E731
         done = self.done(hidden).squeeze(-1).float()
         return Predicted(as_log(decoder_mel), as_log(refined), done, scores)
+
+
+    def decoder_weights(self) -> DecoderWeights:
+        """Weights in the layout of `kernels.decoder_generate`."""
+        stack = lambda parts: torch.stack([p.detach() for p in parts])  # noqa: E731
+        return DecoderWeights(
+            tuple(layer.weight.detach() for layer in self.prenet),
+            self.enter.weight.detach(),
+            self.elapsed.weight.detach(),
+            stack([block.conv.weight for block in self.blocks]),
+            stack([block.conv.bias for block in self.blocks]),
+            self.mel_out.weight.detach(),
+            self.mel_out.bias.detach(),
+            self.done.weight.detach()[0],
+            self.done.bias.detach()[0],
+        )
+
+    def fold(self, encoded: Encoded, speaker: Tensor) -> DecoderInputs:
+        """Everything of text and speaker that stays the same over an utterance, multiplied out."""
+        layers = list(self.attention.values())
+        keys, biases, values = [], [], []
+        for key, layer in zip(encoded.keys, layers, strict=True):
+            keys.append(key @ layer.query.weight * layer.scale)
+            biases.append(key @ layer.query.bias * layer.scale)
+            values.append(layer.value(encoded.values))
+        prenet = tuple(
+            layer.bias + mine(speaker).squeeze(-1)
+            for layer, mine in zip(self.prenet, self.prenet_speaker, strict=True)
+        )
+        attended = self.attended(encoded.values) + self.enter.bias
+        blocks = torch.stack([block.speaker(speaker).squeeze(-1) for block in self.blocks], dim=1)
+        return DecoderInputs(
+            prenet, attended, blocks, torch.stack(keys), torch.stack(biases), torch.stack(values),
+            encoded.lengths,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def generate(
+        self, text_ids: Tensor, lengths: Tensor, speaker_embedding: Tensor, backend: str = "auto"
+    ) -> Generated:
+        """Speak: text to mel without a teacher.
+
+        Args:
+            text_ids: [batch, symbols] int64, 0-padded; lengths: [batch].
+            speaker_embedding: [batch, speaker_dim].
+        """
+        c = self.config
+        inputs = self.fold(self.encode(text_ids, lengths, speaker_embedding), speaker_embedding)
+        weights = self.decoder_weights()
+        state = kernels.decoder_state(weights, len(text_ids))
+        limit = c.max_hold * int(lengths.max())
+        hidden, path, steps = kernels.decoder_generate(
+            inputs, weights, c.attention_layers, c.attention_window, c.max_hold, limit, state,
+            backend=backend,
+        )  # fmt: skip
+        _, mel = self.convert(hidden, steps * c.reduction_factor, speaker_embedding)
+        return Generated(denormalise_mel(mel, c.audio), path, steps)
 
 
 def elapsed_steps(position: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -24,7 +26,7 @@ class SpeakerEncoder(nn.Module):
         width = c.audio.n_mels * c.frame_stride
         sizes = [width] + [c.prenet_channels] * c.prenet_layers
         self.prenet = nn.ModuleList(
-            nn.Conv1d(i, o, 1) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            nn.Conv1d(i, o, 1) for i, o in pairwise(sizes)
         )
         self.expand = nn.Conv1d(c.prenet_channels, c.channels, 1)
         self.convs = nn.ModuleList(

@@ -1,13 +1,14 @@
 """mel -> samples: autoregressive WaveNet over the excitation of PQMF bands.
 
 samples -> pqmf_analysis -> band samples -> lpc_analysis -> excitation, which the WaveNet models.
-Linear prediction comes from the mel alone (no weights), so the network starts out as a source-filter
-vocoder with a noise source and learns what is left: the voice's own periodicity.
+Linear prediction comes from the mel alone (no weights), so the network starts out as a
+source-filter vocoder with a noise source and learns what is left: the voice's own periodicity.
 """
 
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ class Conditioning(nn.Module):
         sizes = [config.audio.n_mels] + [width] * config.conditioning_layers
         self.convs = nn.ModuleList(
             nn.Conv1d(i, o, kernel, padding=kernel // 2)
-            for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+            for i, o in pairwise(sizes)
         )
         self.out = nn.Conv1d(width, config.layers * 2 * config.residual_channels, 1)
         self.config = config
@@ -81,7 +82,7 @@ class BandPrediction(nn.Module):
 
 
 class Vocoder(nn.Module):
-    """Multi-band Gaussian WaveNet (arXiv:1609.03499, 1807.07281) on linear-prediction excitation."""
+    """Multi-band Gaussian WaveNet (arXiv:1609.03499, 1807.07281) on the bands' excitation."""
 
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
