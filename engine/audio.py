@@ -264,7 +264,7 @@ def _decode(file: IO[bytes], name: str, limits: DecodeLimits) -> tuple[np.ndarra
     cut_short = _ends_early(file)
     file.seek(0)  # libsndfile starts at the current position
     try:
-        with soundfile.SoundFile(file) as audio:
+        with _Forward(file) as audio:
             _check_header(name, audio)
             blocks, failed = _decode_blocks(audio, name, limits)
             sample_rate, promised = audio.samplerate, audio.frames
@@ -279,6 +279,13 @@ def _decode(file: IO[bytes], name: str, limits: DecodeLimits) -> tuple[np.ndarra
         seconds = samples.size / sample_rate
         warnings.warn(f"{name}: damaged or cut off, read {seconds:.2f} s of it", stacklevel=3)
     return _checked(name, samples, sample_rate)
+
+
+class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # its base has no types
+    """soundfile seeks after each read of a seekable file, which corrupts the next MP3 frame."""
+
+    def seekable(self) -> bool:
+        return False
 
 
 def _check_header(name: str, audio: Any) -> None:
