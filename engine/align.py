@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (IPA)
 """Give our symbols the times at which a teacher voice spoke them.
 
 The teacher reports the length of each of its own IPA characters. Its phones and ours are aligned
@@ -109,7 +110,7 @@ def align(
     cost /= len(ours)
     if cost > MAX_COST:
         return None
-    spans = _spans(len(ours), teacher, pairs)
+    spans = _spans(len(ours), starts, teacher, pairs)
     return _timed(sentence, spans, seconds, cost)
 
 
@@ -124,7 +125,7 @@ def _word_starts(sentence: Sentence) -> set[int]:
 def _teacher_phones(
     phonemes: str, durations: Sequence[int], offset_s: float, frame_s: float, seconds: float
 ) -> list[TeacherPhone]:
-    """Phones with their times; a stress mark's time goes to the next, a length mark's to the last."""
+    """Phones with their times; a stress mark's goes to the next, a length mark's to the last."""
     if len(durations) != len(phonemes) + 2:
         raise ValueError(f"{len(durations)} durations for {len(phonemes)} phonemes, need two more")
     phones: list[TeacherPhone] = []
@@ -215,12 +216,12 @@ def _path(back: list[list[str]], i: int, j: int) -> list[tuple[int, int, int]]:
 
 
 def _spans(
-    count: int, teacher: list[TeacherPhone], pairs: list[tuple[int, int, int]]
+    count: int, starts: set[int], teacher: list[TeacherPhone], pairs: list[tuple[int, int, int]]
 ) -> list[tuple[float, float]]:
     """[start, end) seconds of each of our phones.
 
-    Teacher phones without a partner lengthen the neighbour that no pause parts from them; ours
-    without one share their neighbour's time.
+    Teacher phones without a partner lengthen a neighbour in the same word; ours without one share
+    the time of a neighbour in theirs.
     """
     groups: list[list[int]] = []  # first of ours, end of ours, first teacher, end teacher
     for mine, first, end in pairs:
@@ -228,8 +229,8 @@ def _spans(
             last = groups[-1]
             while last[3] < first and not teacher[last[3]].begins_word:
                 last[3] += 1
-            last[1] = mine
-            groups.append([mine, mine + 1, last[3], end])
+            last[1] = next((k for k in range(last[1], mine) if k in starts), mine)
+            groups.append([last[1], mine + 1, last[3], end])
         else:
             groups.append([0, mine + 1, 0, end])
     if not groups:
@@ -239,8 +240,9 @@ def _spans(
     for first_mine, end_mine, first, end in groups:
         start_s, end_s = teacher[first].start_s, teacher[end - 1].end_s
         step = (end_s - start_s) / (end_mine - first_mine)
-        spans += [(start_s + step * k, start_s + step * (k + 1))
-                  for k in range(end_mine - first_mine)]
+        spans += [
+            (start_s + step * k, start_s + step * (k + 1)) for k in range(end_mine - first_mine)
+        ]
     return spans
 
 

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001, RUF002 (IPA)
 """Words to ARPABET phones: lexicon, homographs, unknown words, spelling, written pronunciations.
 
 The only importer of gruut, of which the English lexicon, the part-of-speech tagger and the
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -105,10 +106,10 @@ MAX_WRITTEN_PHONES = 64
 
 
 class _English:
-    """gruut's lexicon as a dictionary and its two models, which are not thread-safe by themselves."""
+    """gruut's lexicon as a dictionary, and its two models behind a lock: they hold state."""
 
     def __init__(self) -> None:
-        import gruut_lang_en
+        import gruut_lang_en  # type: ignore[import-untyped]
         from gruut.g2p import GraphemesToPhonemes
         from gruut.pos import PartOfSpeechTagger
 
@@ -153,11 +154,12 @@ def known(word: str) -> bool:
     return word in PREFERRED or word in _load().lexicon
 
 
-def phones_of(words: Sequence[str]) -> list[Phones]:
+def phones_of(words: Sequence[str], pauses: Collection[int] = ()) -> list[Phones]:
     """ARPABET phones of each word of a sentence; homographs by part of speech.
 
     Args:
         words: letters and apostrophes, any case. Short unknown words in capitals are spelled.
+        pauses: indices of words that a pause follows; they keep their full forms.
     """
     english = _load()
     tags: dict[int, str] = {}
@@ -166,13 +168,15 @@ def phones_of(words: Sequence[str]) -> list[Phones]:
         piece = list(words[start : start + MAX_TAGGED_WORDS])
         tags.update((start + i, tag) for i, tag in enumerate(english.tags(piece)))
     phones = [_word_phones(word, tags.get(i, "")) for i, word in enumerate(words)]
-    return [_in_context(words, phones, i) for i in range(len(words))]
+    return [_in_context(words, phones, i, i in pauses) for i in range(len(words))]
 
 
-def _in_context(words: Sequence[str], phones: list[Phones], at: int) -> Phones:
+def _in_context(words: Sequence[str], phones: list[Phones], at: int, pause: bool) -> Phones:
     """Weak forms within the sentence; `the` and `to` depend on the sound that follows."""
     word = words[at].lower()
-    following = phones[at + 1] if at + 1 < len(words) else ()
+    following = phones[at + 1] if at + 1 < len(words) and not pause else ()
+    if word == "a" and _is_letter_a(words, at, bool(following)):
+        return LETTERS["a"]
     if not following:
         return ("T", "UW1") if word == "to" else phones[at]
     if word in ("the", "to") and is_vowel(following[0]):
@@ -185,6 +189,17 @@ def _in_context(words: Sequence[str], phones: list[Phones], at: int) -> Phones:
     if weaker == "1":
         return phones[at]
     return tuple(phone[:-1] + weaker if phone[-1] == "1" else phone for phone in phones[at])
+
+
+def _is_letter_a(words: Sequence[str], at: int, followed: bool) -> bool:
+    """In "plan A", "A and B", "A T and T", but not in "A man"."""
+    if not followed:
+        return len(words) > 1 or words[at] == "A"
+    neighbours = [words[i] for i in (at - 1, at + 1) if 0 <= i < len(words)]
+    return words[at] == "A" and (
+        words[at + 1] in ("and", "or", "is", "to")
+        or any(len(word) == 1 and word.isupper() and word != "I" for word in neighbours)
+    )
 
 
 @lru_cache(maxsize=32_768)
@@ -226,7 +241,9 @@ def _with_clitic(word: str, tag: str) -> Phones:
 
 def _unknown(word: str) -> Phones:
     """Guess, but spell short capitals and what has no vowel letter."""
-    if (word.isupper() and len(word) <= 4) or (len(word) <= 5 and not set(word.lower()) & set("aeiouy")):
+    if word.isupper() and len(word) <= 4:
+        return spelled(word)
+    if len(word) <= 5 and not set(word.lower()) & set("aeiouy"):
         return spelled(word)
     guessed = ipa_phones(" ".join(_load().guess(word.lower())))
     return guessed or spelled(word[:8])

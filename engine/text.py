@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001, RUF002 (this module is about look-alike characters)
 """Text to symbols: normalise, split into sentences, verbalise, phonemise, mark the pauses.
 
 Any Unicode text is accepted; what cannot be spoken is dropped with a warning on its sentence. Time
@@ -18,7 +19,7 @@ from typing import Protocol
 from engine import pronounce
 from engine.errors import InputError
 from engine.symbols import CHARACTERS, GAP, LONG_PAUSE, SHORT_PAUSE, START, TERMINALS, text_ids
-from engine.verbalize import ABBREVIATIONS, MAX_DIGITS, MONTH_NAMES, NUMBERED, digits, verbalize
+from engine.verbalize import MAX_DIGITS, MONTH_NAMES, NUMBERED, digits, is_abbreviation, verbalize
 
 __all__ = ["Rng", "Sentence", "Word", "front_end", "text_ids"]
 
@@ -84,9 +85,7 @@ class Sentence:
     words: tuple[Word, ...]
     warnings: tuple[str, ...] = ()
 
-    def symbols(
-        self, character_probability: float = 0.0, rng: Rng | None = None
-    ) -> list[str]:
+    def symbols(self, character_probability: float = 0.0, rng: Rng | None = None) -> list[str]:
         """START, then each word's symbols and its separator, the last one terminal.
 
         Args:
@@ -147,11 +146,12 @@ def front_end(text: str, *, split: bool = True, max_symbols: int = 240) -> list[
             sentences.append(Sentence(shown, tuple(words), tuple(warnings)))
             warnings = []
     if not sentences:
-        raise InputError("text is empty or holds nothing that can be spoken" + "".join(
-            f"; {warning}" for warning in warnings[:1]))
+        raise InputError(
+            "text is empty or holds nothing that can be spoken"
+            + "".join(f"; {warning}" for warning in warnings[:1])
+        )
     if warnings:
-        sentences[-1] = replace(
-            sentences[-1], warnings=sentences[-1].warnings + tuple(warnings))
+        sentences[-1] = replace(sentences[-1], warnings=sentences[-1].warnings + tuple(warnings))
     if not split:
         return [_join(sentences)]
     return [part for sentence in sentences for part in _cut(sentence, max_symbols)]
@@ -189,7 +189,9 @@ def _spoken_form(char: str) -> str:
         for part in parts
         if not unicodedata.category(part).startswith("M")
     )
-    return (f" {plain} " if category == "No" else plain) or DROPPED
+    if not plain.strip():
+        return DROPPED
+    return f" {plain} " if category == "No" else plain
 
 
 def _warnings(dropped: list[str]) -> list[str]:
@@ -205,27 +207,31 @@ def _warnings(dropped: list[str]) -> list[str]:
 
 def _bounded(text: str) -> str:
     """Cut long runs, so that no later pattern can be driven into quadratic time."""
-    text = re.sub(r"[^\S\u2029]*\n[^\S\n]*\n\s*", PARAGRAPH, text)
-    text = re.sub(r"\s*\u2029[\s\u2029]*", PARAGRAPH, text)
-    text = re.sub(r"[^\S\u2029]+", " ", text)
+    text = re.sub(r"\s+", _gap, text)
     text = re.sub(rf"\d{{{MAX_DIGITS + 1},}}", lambda m: f" {digits(m.group(0))} ", text)
     text = re.sub(r"([A-Za-z])\1{3,}", r"\1\1", text)
     text = re.sub(rf"[A-Za-z']{{{MAX_WORD_LETTERS}}}(?=[A-Za-z'])", r"\g<0> ", text)
     return re.sub(rf"\S{{{MAX_CHUNK}}}(?=\S)", r"\g<0> ", text)
 
 
+def _gap(match: re.Match[str]) -> str:
+    """One space; a blank line parts paragraphs."""
+    space = match.group(0)
+    return PARAGRAPH if PARAGRAPH in space or space.count("\n") > 1 else " "
+
+
 # ---- sentences ----------------------------------------------------------------------------------
 
 _OVERRIDE = re.compile(r"\{([^{}]*)\}")
 _PLACEHOLDER = "\x01"  # one written pronunciation, in order
-_END = re.compile(r"(?:(?<!\.)\.(?!\.)|\.*[?!][.?!]*)[\"')\]]*(?=\s|$|\x01)|\u2029")
+_END = re.compile(r"(?:(?<!\.)\.(?!\.)|\.*[?!][.?!]*)[\"')\]]*(?=\s|$)|\u2029")
 
 
 def _pieces(text: str) -> Iterator[tuple[str, str, list[tuple[str, ...]], list[str]]]:
     """(sentence without its terminal, terminal, written pronunciations, dropped characters)."""
     dropped: list[str] = []
     written: list[tuple[str, ...]] = []
-    cleaned = []
+    cleaned: list[str] = []
     at = 0
     for match in _OVERRIDE.finditer(text):
         cleaned += (_clean(text[at : match.start()], dropped), f" {_PLACEHOLDER} ")
@@ -269,7 +275,7 @@ def _ends_sentence(text: str, at: int, end: int) -> bool:
         return False
     if lower in ("etc", "inc", "ltd", "co", "corp", "jr", "sr", "a.m", "p.m", "ave", "blvd", "rd"):
         return after in STARTERS
-    if lower in ABBREVIATIONS or lower == "st":
+    if is_abbreviation(word) or lower == "st":
         return False
     if len(word) == 1 and word.isupper() and word != "I":
         return after in STARTERS  # an initial
@@ -280,14 +286,15 @@ def _ends_sentence(text: str, at: int, end: int) -> bool:
 
 # ---- words --------------------------------------------------------------------------------------
 
-_TOKEN = re.compile(r"'?[A-Za-z]+(?:'[A-Za-z]+)*|\x01|\.{2,}|[,;:()\[\]/%]|--+|\s-+(?=\s)")
+_TOKEN = re.compile(r"'?[A-Za-z]+(?:'[A-Za-z]+)*|\x01|\.{2,}|[,;:()\[\]]|--+|\s-+(?=\s)")
 
 
 def _words(piece: str, terminal: str, written: list[tuple[str, ...]]) -> list[Word]:
     """Words of a sentence with their pauses; empty if there are none."""
-    text = re.sub(r"(?<!\S)%(?!\S)", "..", piece.replace(DROPPED, " "))
-    text = re.sub(r"(?<!\S)/(?!\S)", ",", text).replace("/", "/\u200a")
-    text = verbalize(text.replace("/\u200a", "/"))
+    text = piece.replace(DROPPED, " ")
+    text = re.sub(r"(?<!\S)(?<!\d )%(?!\S)", "..", text)  # "50 %" is a percentage
+    # The full stop is back for abbreviations; as a token it means nothing.
+    text = verbalize(re.sub(r"(?<!\S)/(?!\S)", ",", text) + ("." if terminal == "." else ""))
     names: list[str] = []
     separators: list[tuple[str, ...]] = []
     overrides = iter(written)
@@ -302,26 +309,23 @@ def _words(piece: str, terminal: str, written: list[tuple[str, ...]]) -> list[Wo
         elif token[-1].isalpha():
             names.append(_as_word(token, shouting))
             separators.append((GAP,))
-        elif separators and separators[-1] != (LONG_PAUSE,) and token != "/":
+        elif separators and separators[-1] != (LONG_PAUSE,):
             separators[-1] = (LONG_PAUSE,) if token.startswith("..") else (SHORT_PAUSE,)
     if not names:
         return []
     separators[-1] = (terminal,)
-    return [
-        Word(name, phones, separator)
-        for name, phones, separator in zip(
-            names, _phones(names, separators, spoken), separators, strict=True
-        )
-        if phones
-    ]
+    phones = _phones(names, separators, spoken)
+    return [Word(*parts) for parts in zip(names, phones, separators, strict=True)]
 
 
 def _phones(
     names: list[str], separators: list[tuple[str, ...]], spoken: dict[int, tuple[str, ...]]
 ) -> list[tuple[str, ...]]:
     lexical = [i for i in range(len(names)) if i not in spoken]
-    found = pronounce.phones_of([names[i] for i in lexical])
-    return [phones for _, phones in sorted({**dict(zip(lexical, found, strict=True)), **spoken}.items())]
+    pauses = {k for k, i in enumerate(lexical) if separators[i] != (GAP,)}
+    found = pronounce.phones_of([names[i] for i in lexical], pauses)
+    by_index = dict(zip(lexical, found, strict=True)) | spoken
+    return [by_index[i] for i in range(len(names))]
 
 
 def _as_word(token: str, shouting: bool) -> str:
@@ -366,7 +370,7 @@ def _cut(sentence: Sentence, max_symbols: int) -> Iterator[Sentence]:
     if 1 + sum(sizes) <= max_symbols:
         yield sentence
         return
-    strength = {(GAP,): 0, (SHORT_PAUSE,): 1, (LONG_PAUSE,): 2}
+    strength: dict[tuple[str, ...], int] = {(GAP,): 0, (SHORT_PAUSE,): 1, (LONG_PAUSE,): 2}
     start, warnings = 0, sentence.warnings
     while start < len(words):
         end, total = start, 1

@@ -1,3 +1,4 @@
+# ruff: noqa: RUF001 (signs)
 """Numbers, dates, money, times, units, abbreviations and addresses to plain words.
 
 Works on ASCII text whose runs of digits and letters the caller has bounded (`MAX_DIGITS`), so that
@@ -61,10 +62,11 @@ ABBREVIATIONS = {
     "etc": "et cetera", "est": "established", "e.g": "for example", "i.e": "that is",
     "a.m": "AM", "p.m": "PM", "al": "al", "cf": "compare", "ca": "circa", "assn": "association",
 }  # fmt: skip
+# Ordinary words too in small letters: "one more rep."
+TITLES = frozenset("gen col rep hon gov sen pres rev est mt ft co ave ca capt".split())
 NUMBERED = {"no": "number", "fig": "figure", "vol": "volume", "p": "page", "pp": "pages",
             "ch": "chapter", "sec": "section", "art": "article"}  # fmt: skip
-ROMAN = {"II": "two", "III": "three", "IV": "four", "VI": "six", "VII": "seven", "VIII": "eight",
-         "IX": "nine"}  # fmt: skip
+ROMAN_DIGITS = {"I": 1, "V": 5, "X": 10}
 SIGNS = {"&": "and", "@": "at", "+": "plus", "=": "equals", "×": "times", "÷": "divided by",
          "±": "plus or minus", "°": "degrees", "§": "section", "<": "less than",
          ">": "greater than"}  # fmt: skip
@@ -93,7 +95,7 @@ def ordinal(number: int) -> str:
 def year(number: int) -> str:
     """'nineteen oh five' for 1905, for the years 1100 to 2099."""
     high, low = divmod(number, 100)
-    if 2000 <= number < 2010 or low == 0 and high % 10 == 0:
+    if 2000 <= number < 2010 or (low == 0 and high % 10 == 0):
         return cardinal(number)
     if low == 0:
         return f"{cardinal(high)} hundred"
@@ -122,7 +124,7 @@ def _plural(word: str) -> str:
 
 
 def _money(match: re.Match[str]) -> str:
-    sign, amount, multiple = match.group(1), match.group(2).rstrip(","), match.group(3)
+    sign, amount, multiple = match.groups()
     one, many, small, smalls = CURRENCIES[sign]
     if multiple:
         name = multiple.strip()
@@ -211,8 +213,22 @@ def _address(match: re.Match[str]) -> str:
     return " " + re.sub(r"[^A-Za-z0-9']", " ", text) + tail
 
 
+def _roman(match: re.Match[str]) -> str:
+    values = [ROMAN_DIGITS[letter] for letter in match.group(0)]
+    return cardinal(
+        sum(-v if v < next_v else v for v, next_v in zip(values, [*values[1:], 0], strict=True))
+    )
+
+
+def is_abbreviation(word: str) -> bool:
+    """True for a word of ABBREVIATIONS, without its full stop; titles need a capital."""
+    lower = word.lower()
+    return lower in ABBREVIATIONS and (lower not in TITLES or word[0].isupper())
+
+
 def _abbreviation(match: re.Match[str]) -> str:
-    return ABBREVIATIONS.get(match.group(1).lower(), match.group(0))
+    word = match.group(1)
+    return ABBREVIATIONS[word.lower()] if is_abbreviation(word) else match.group(0)
 
 
 def _saint_or_street(match: re.Match[str]) -> str:
@@ -221,7 +237,7 @@ def _saint_or_street(match: re.Match[str]) -> str:
 
 
 _TOP_DOMAINS = "com|org|net|edu|gov|io|co|uk|dev|info|ai|de|fr|eu"
-_AMOUNT = r"\d[\d,]{0,24}(?:\.\d{1,15})?"
+_AMOUNT = r"(?:\d{1,3}(?:,\d{3}){1,5}(?!\d)|\d{1,15})(?:\.\d{1,15})?"
 _MONTH = "|".join([*MONTHS, r"(?:Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.?"])
 _WORD_UNITS = "|".join(sorted(map(re.escape, [*UNITS, *FIXED_UNITS]), key=len, reverse=True))
 
@@ -233,6 +249,9 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\b(?:[A-Za-z]\.){2,8}(?![A-Za-z])"),
      lambda m: m.group(0) if m.group(0)[:-1].lower() in ABBREVIATIONS
      else m.group(0).replace(".", "").upper()),
+    (re.compile(r"\b([A-Z]{1,3})&([A-Z]{1,3})\b"),
+     lambda m: f"{' '.join(m.group(1))} and {' '.join(m.group(2))}"),
+    (re.compile(r"([$£€¥₹])(\d{1,9})\s?-\s?[$£€¥₹]?(?=\d)"), r"\2 to \1"),
     (re.compile(rf"([$£€¥₹])\s?({_AMOUNT})(\s?(?:thousand|million|billion|trillion)\b"
                 rf"|\s?(?:[kKmMbB]|[mbt]n)\b)?"), _money),
     (re.compile(rf"({_AMOUNT})\s?%"), r"\1 percent "),
@@ -243,6 +262,10 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
      lambda m: f"{MONTH_NAMES.get(m.group(1).lower(), m.group(1))} "),
     (re.compile(r"(?<![\w.])\+?(?:\d{1,3}[ -])?\(?\d{3}\)?[ -]\d{3}[ -]\d{4}\b"),
      lambda m: f" {digits(m.group(0))} "),
+    (re.compile(r"(?<=\d[AaPp][Mm])-(?=\d)"), " to "),
+    (re.compile(r"(?<=\d)\s?x\s?(?=\d)"), " by "),
+    (re.compile(r"\b(9)/(11)\b|\b(24)/(7)\b"),
+     lambda m: " ".join(cardinal(int(part)) for part in m.groups() if part)),
     (re.compile(r"(?<![\w:])(\d{1,2}):(\d{2})(?::\d{2})?\s?([AaPp]\.?[Mm]\b\.?)?(?!\d)"), _clock),
     (re.compile(r"(?<![\w:.])(\d{1,2})()\s?([AaPp]\.?[Mm]\b\.?)"), _clock),
     (re.compile(r"(?<![\d/])(\d{1,3}\s)?(\d{1,3})/(\d{1,3})(?![\d/])"), _fraction),
@@ -261,13 +284,12 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
      lambda m: NUMBERED[m.group(1).lower()] + " "),
     (re.compile(r"(?<=[A-Za-z])-?(?=\d)|(?<=\d)(?=[A-Za-z])"), " "),
     (re.compile(rf"(?<![\d.])\.(?=\d)|{_AMOUNT}"),
-     lambda m: " point " if m.group(0) == "." else f" {number(m.group(0).rstrip(','), years=True)}"
-     + (", " if m.group(0).endswith(",") else " ")),
+     lambda m: " point " if m.group(0) == "." else f" {number(m.group(0), years=True)} "),
     (re.compile(r"\b[Ss]t\."), _saint_or_street),
     (re.compile(r"\b([A-Za-z](?:\.[A-Za-z])?|[A-Za-z]{2,6})\."), _abbreviation),
     (re.compile(r"\bw/(?=\s|\w)"), "with "),
-    (re.compile(rf"\b(?:{'|'.join(sorted(ROMAN, key=len, reverse=True))})\b"),
-     lambda m: ROMAN[m.group(0)]),
+    # Up to 39; I, V and X alone are letters.
+    (re.compile(r"\b(?=[IVX]{2})X{0,3}(?:IX|IV|V?I{0,3})\b(?!')"), _roman),
     (re.compile(r"(?<=\w)[<>](?=\w)|[&@+=×÷±°§]|(?<=\s)[<>](?=\s)"),
      lambda m: f" {SIGNS[m.group(0)]} "),
 ]  # fmt: skip
