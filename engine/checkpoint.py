@@ -165,8 +165,10 @@ def load_model(
         raise WeightsError(f"{path}: holds a model of kind {found!r}, expected {kind!r}")
     try:
         config = json.loads(metadata["config"])
+        if not isinstance(config, dict):
+            raise ValueError(f"{type(config).__name__} instead of an object")
     except (KeyError, ValueError) as error:
-        raise WeightsError(f"{path}: its config is not JSON; save the model again") from error
+        raise WeightsError(f"{path}: its config is not JSON ({error}); save it again") from error
     _require_finite(path, tensors)
     state = {name: t.float() if t.is_floating_point() else t for name, t in tensors.items()}
     extra = {k.removeprefix("extra."): v for k, v in metadata.items() if k.startswith("extra.")}
@@ -222,6 +224,7 @@ def save_state(
         save_tensors(temporary / f"{name}.safetensors", tensors, {"format": FORMAT, "kind": name})
     document = {
         "format": FORMAT,
+        "sequence": max((n for n, _ in _complete(folder)), default=0) + 1,
         "step": step,
         "config": config,
         "extra": extra or {},
@@ -230,15 +233,16 @@ def save_state(
         "numpy": numpy_state,
         "files": {f"{n}.safetensors": sha256(temporary / f"{n}.safetensors") for n in parts},
     }
+    document = json.loads(json.dumps(document))  # as it will be read: text keys, no tuples
+    sealed = {"sha256": _document_hash(document), "state": document}
     with files.atomic_file(temporary / "state.json") as file:
-        file.write(json.dumps(document).encode())
+        file.write(json.dumps(sealed).encode())
     if final.exists():  # the same step again, after going back to an older one
         retired = temporary.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
         os.replace(final, retired)
     os.replace(temporary, final)
     files.sync_folder(folder)
-    newest_first = sorted(_complete(folder), reverse=True)
-    for _, old in [pair for pair in newest_first if pair[1] != final][max(keep - 1, 0) :]:
+    for _, old in sorted(_complete(folder), reverse=True)[max(keep, 1) :]:
         shutil.rmtree(old)
     for stale in folder.glob(".step-*.tmp"):
         shutil.rmtree(stale)
@@ -282,28 +286,34 @@ def load_state(
 
 
 def latest(folder: PathLike) -> Path | None:
-    """The newest complete `step-XXXXXXXX` folder in `folder`, or None."""
+    """The complete `step-XXXXXXXX` folder saved last in `folder`, or None.
+
+    Last by saving, not by step: a run that went back to an older step goes on from there.
+    """
     return max(_complete(Path(folder)), default=(0, None))[1]
 
 
 def _complete(folder: Path) -> list[tuple[int, Path]]:
-    """(step, folder) of every step folder whose state.json is whole and whose files exist."""
-    found = []
-    for path in folder.glob("step-*"):
-        if (match := re.fullmatch(r"step-(\d{8,})", path.name)) and _read_document(path):
-            found.append((int(match[1]), path))
-    return found
+    """(sequence, folder) of every step folder whose state.json is whole and whose files exist."""
+    steps = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
+    documents = [(_read_document(path), path) for path in steps]
+    return [(document["sequence"], path) for document, path in documents if document]
 
 
 def _read_document(folder: Path) -> dict[str, Any] | None:
     try:
-        document = json.loads((folder / "state.json").read_bytes())
-        whole = document["format"] == FORMAT and all(
-            Path(name).name == name and (folder / name).is_file() for name in document["files"]
+        sealed = json.loads((folder / "state.json").read_bytes())
+        document = sealed["state"]
+        whole = sealed["sha256"] == _document_hash(document) and document["format"] == FORMAT
+        return (
+            document if whole and all((folder / f).is_file() for f in document["files"]) else None
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return document if whole else None
+
+
+def _document_hash(document: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _flatten_optimiser(
