@@ -4,10 +4,13 @@ Every op takes `backend=`: "auto" picks the fastest that can run the call, a nam
 raises `BackendUnavailable`.
 """
 
-from engine.kernels import reference, reference_decoder
+from engine.kernels import native, reference, reference_decoder
 from engine.kernels.dispatch import ORDER, BackendUnavailable, Impl, Op, accepts_everything
 from engine.kernels.filters import mel_filterbank, pqmf_filters
+from engine.kernels.native import isas
 from engine.kernels.reference import (
+    PRECISIONS,
+    WaveNet,
     WaveNetState,
     WaveNetWeights,
     linear_prediction,
@@ -28,27 +31,45 @@ def _op(name: str, **impls: Impl) -> Op:
 
 log_mel = _op("log_mel")
 pqmf_analysis = _op("pqmf_analysis")
-pqmf_synthesis = _op("pqmf_synthesis")
+pqmf_synthesis = _op("pqmf_synthesis", cpp=Impl(native.pqmf_synthesis, native.pqmf_why_not))
 lpc_analysis = _op("lpc_analysis")
-lpc_synthesis = _op("lpc_synthesis")
+lpc_synthesis = _op("lpc_synthesis", cpp=Impl(native.lpc_synthesis, native.lpc_why_not))
 gated_activation = _op("gated_activation")
-wavenet_generate = _op("wavenet_generate")
+gaussian_noise = _op("gaussian_noise", cpp=Impl(native.gaussian_noise, native.noise_why_not))
+wavenet_generate = _op(
+    "wavenet_generate", cpp=Impl(native.wavenet_generate, native.wavenet_why_not)
+)
 decoder_generate = Op(
     "decoder_generate",
     {"reference": Impl(reference_decoder.decoder_generate, accepts_everything)},
 )
 
+
+def backends() -> dict[str, str | None]:
+    """Every backend, fastest first: None if it can run something here, else the reason."""
+    absent = "no op has this backend"
+    reasons: dict[str, str | None] = dict.fromkeys(ORDER, absent)
+    reasons["cpp"] = native.why_not()
+    reasons["reference"] = None
+    return reasons
+
+
 __all__ = [
     "ORDER",
+    "PRECISIONS",
     "BackendUnavailable",
     "DecoderInputs",
     "DecoderState",
     "DecoderWeights",
+    "WaveNet",
     "WaveNetState",
     "WaveNetWeights",
+    "backends",
     "decoder_generate",
     "decoder_state",
     "gated_activation",
+    "gaussian_noise",
+    "isas",
     "linear_prediction",
     "log_mel",
     "lpc_analysis",

@@ -6,6 +6,8 @@ the positional signature of the public op.
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -13,7 +15,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def log_mel(samples: Tensor, filterbank: Tensor, window: Tensor, hop_length: int, floor: float) -> Tensor:
+def log_mel(
+    samples: Tensor, filterbank: Tensor, window: Tensor, hop_length: int, floor: float
+) -> Tensor:
     """Log-mel of magnitude spectra: mel = ln(max(filterbank |STFT|, floor)).
 
     Frame t is centred on sample `t * hop_length + hop_length / 2`: reflect padding of
@@ -40,7 +44,7 @@ def log_mel(samples: Tensor, filterbank: Tensor, window: Tensor, hop_length: int
 
 
 def pqmf_analysis(samples: Tensor, filters: Tensor) -> Tensor:
-    """Split audio into critically sampled bands: band_b[n] = sum_k filters[b, k] x[bands n + k - taps/2].
+    """Split audio into bands: band_b[n] = sum_k filters[b, k] x[bands n + k - taps / 2].
 
     Args:
         samples: [batch, samples], samples a multiple of bands.
@@ -144,8 +148,11 @@ def lpc_synthesis(excitation: Tensor, taps: Tensor, gain: Tensor, state: Tensor)
     return out.to(excitation.dtype)
 
 
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
 class WaveNetWeights(NamedTuple):
-    """Weights of one WaveNet. R residual, S skip channels, O head outputs, tap 0 = past, 1 = now."""
+    """Weights of one WaveNet. R residual, S skip, O head channels; tap 0 = past, 1 = now."""
 
     inputs: Tensor  # [R, bands, 2]: on the last two outputs; tap 1 = the newest
     gates: Tensor  # [layers, 2R, R, 2]: filter rows, then gate rows
@@ -162,7 +169,7 @@ class WaveNetState(NamedTuple):
     """What a WaveNet remembers between calls; zeros = start. Updated in place."""
 
     last: Tensor  # [batch, bands, 2]: last two outputs, newest last
-    history: Tensor  # [batch, layers, R, max_dilation]: layer inputs, slot = step % dilation
+    history: Tensor  # [batch, sum of dilations, R]: layer inputs, a ring of `dilation` per layer
     step: Tensor  # [batch] int64: band steps generated so far
 
 
@@ -172,9 +179,45 @@ def wavenet_state(weights: WaveNetWeights, dilations: tuple[int, ...], batch: in
     new = weights.inputs.new_zeros
     return WaveNetState(
         new(batch, bands, 2),
-        new(batch, len(dilations), channels, max(dilations)),
+        new(batch, sum(dilations), channels),
         torch.zeros(batch, dtype=torch.int64, device=weights.inputs.device),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class WaveNet:
+    """A network ready to generate; backends keep their packed weights with it, so build it once.
+
+    Args:
+        weights: copied; later changes of the originals are not seen.
+        dilations: of each layer, in band steps.
+        band_steps_per_frame: band steps that share one conditioning column.
+        precision: of weights and matrix inputs in compiled backends: "float32", "bfloat16" or
+            "int8". The reference always computes in the dtype of the conditioning.
+        isa: instruction set of the cpp backend, a key of `kernels.isas()`; "auto" = the fastest.
+    Raises:
+        ValueError: unknown precision, or not one dilation per layer.
+    """
+
+    weights: WaveNetWeights
+    dilations: tuple[int, ...]
+    band_steps_per_frame: int
+    precision: str = "float32"
+    isa: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r}: one of {PRECISIONS}")
+        if len(self.dilations) != self.weights.gates.shape[0] or min(self.dilations) < 1:
+            raise ValueError(f"dilations {self.dilations}: need one, at least 1, for every layer")
+        if self.band_steps_per_frame < 1:
+            raise ValueError(f"band_steps_per_frame {self.band_steps_per_frame}: at least 1")
+        copies = WaveNetWeights(*(part.detach().clone() for part in self.weights))
+        object.__setattr__(self, "weights", copies)
+
+    def state(self, batch: int = 1) -> WaveNetState:
+        """A fresh generation state of `batch` streams."""
+        return wavenet_state(self.weights, self.dilations, batch)
 
 
 def gated_activation(hidden: Tensor, conditioning: Tensor) -> Tensor:
@@ -195,9 +238,7 @@ def gated_activation(hidden: Tensor, conditioning: Tensor) -> Tensor:
 def wavenet_generate(
     conditioning: Tensor,
     randomness: Tensor,
-    weights: WaveNetWeights,
-    dilations: tuple[int, ...],
-    band_steps_per_frame: int,
+    network: WaveNet,
     state: WaveNetState,
 ) -> Tensor:
     """Autoregressive WaveNet: one step for all bands at a time, the last steps fed back in.
@@ -213,27 +254,29 @@ def wavenet_generate(
             of this call reads column 0 at step `state.step % band_steps_per_frame` of its frame.
         randomness: [batch, bands, band_steps]: standard normal noise, or for the softmax head
             (odd number of outputs per band, or bands = 1 and more than 2 outputs) uniforms [0, 1).
-        weights, dilations, band_steps_per_frame: the model.
+        network: the model.
         state: per stream, updated in place; calls of any size join to the same result.
     Returns:
         [batch, bands, band_steps]: band samples, or codes as whole numbers.
     Source: arXiv:1609.03499 section 2; layer variant 1702.07825; Gaussian head 1807.07281.
     """
-    w = WaveNetWeights(*(part.to(conditioning.dtype) for part in weights))
+    w = WaveNetWeights(*(part.to(conditioning.dtype) for part in network.weights))
     bands = w.inputs.shape[1]
     softmax = w.outputs.shape[0] != 2 * bands
     batch, _, steps = randomness.shape
     rows = torch.arange(batch, device=randomness.device)
     out = torch.empty_like(randomness, dtype=conditioning.dtype)
-    begin = state.step % band_steps_per_frame
+    begin = state.step % network.band_steps_per_frame
     for t in range(steps):
-        frame = (begin + t) // band_steps_per_frame
+        frame = (begin + t) // network.band_steps_per_frame
         x = torch.einsum("rbk,nbk->nr", w.inputs, state.last)
         skip = w.skip_bias.expand(batch, -1)
-        for layer, dilation in enumerate(dilations):
-            slot = state.step % dilation
-            past = state.history[rows, layer, :, slot]
-            state.history[rows, layer, :, slot] = x
+        ring = 0
+        for layer, dilation in enumerate(network.dilations):
+            slot = ring + state.step % dilation
+            ring += dilation
+            past = state.history[rows, slot]
+            state.history[rows, slot] = x
             hidden = past @ w.gates[layer, :, :, 0].T + x @ w.gates[layer, :, :, 1].T
             local = conditioning[rows, layer, :, frame]
             z = gated_activation(hidden.unsqueeze(-1), local.unsqueeze(-1)).squeeze(-1)
@@ -253,3 +296,46 @@ def wavenet_generate(
         state.last.copy_(torch.stack([state.last[..., 1], fed_back], dim=-1))
         state.step.add_(1)
     return out
+
+
+_WORD = 0xFFFFFFFF
+
+
+def _philox(counter: list[Tensor], key: list[int]) -> list[Tensor]:
+    """Philox4x32-10 on 32-bit words in int64 tensors; products wrap, their bits are right."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        a, b = c0 * 0xD2511F53, c2 * 0xCD9E8D57
+        c0, c2 = (b >> 32 & _WORD) ^ c1 ^ k0, (a >> 32 & _WORD) ^ c3 ^ k1
+        c1, c3 = b & _WORD, a & _WORD
+        k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
+    return [c0, c1, c2, c3]
+
+
+def gaussian_noise(seed: int, stream: int, first_step: int, band_steps: int, bands: int) -> Tensor:
+    """Standard normal noise that depends on (seed, stream, step, band) alone, not on the call.
+
+    Four bands share the Philox4x32-10 block of key `seed` and counter (step low, step high, stream,
+    band // 4). Box-Muller on its words a, b, c, d: bands 0 and 1 are r cos v and r sin v with
+    r = sqrt(-2 ln(((a >> 9) + 1/2) 2**-23)), v = 2 pi (b >> 8) 2**-24; bands 2 and 3 from c and d.
+
+    Args:
+        seed: 64 bits, unsigned. stream: 32 bits, unsigned.
+        first_step: band step of the first column.
+        band_steps, bands: size.
+    Returns:
+        [bands, band_steps] float32 on the CPU.
+    Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    step = torch.arange(band_steps, dtype=torch.int64) + first_step
+    rows = []
+    for quad in range((bands + 3) // 4):
+        other = [torch.full_like(step, stream), torch.full_like(step, quad)]
+        counter = [step & _WORD, step >> 32 & _WORD, *other]
+        words = _philox(counter, [seed & _WORD, seed >> 32 & _WORD])
+        for a, b in (words[:2], words[2:]):
+            radius = torch.sqrt(-2 * torch.log(((a >> 9).float() + 0.5) * 2.0**-23))
+            angle = (b >> 8).float() * 2.0**-24 * (2 * math.pi)
+            rows += [radius * torch.cos(angle), radius * torch.sin(angle)]
+    return torch.stack(rows[:bands])

@@ -1,0 +1,6 @@
+// Any machine.
+#include "vec_portable.h"
+#include "wavenet_isa.h"
+
+static bool runs_here() { return true; }
+extern const clonewave::Isa kPortable{"scalar", runs_here, pack, generate};

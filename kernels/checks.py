@@ -1,0 +1,67 @@
+"""Shape checks shared by the wrappers of every backend. Each raises ValueError with the reason."""
+
+from __future__ import annotations
+
+from engine.kernels.reference import WaveNet, WaveNetState
+from torch import Tensor
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+def _require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
+    _require(tuple(tensor.shape) == shape, f"{name} is {list(tensor.shape)}, need {list(shape)}")
+
+
+def check_wavenet_generate(
+    conditioning: Tensor, randomness: Tensor, network: WaveNet, state: WaveNetState
+) -> None:
+    """The call fits the network, and the conditioning lasts for all band steps."""
+    _require(conditioning.dim() == 4, "conditioning: need [batch, layers, 2R, frames]")
+    _require(randomness.dim() == 3, "randomness: need [batch, bands, band_steps]")
+    residual, bands, _ = network.weights.inputs.shape
+    batch, _, steps = randomness.shape
+    layers, frames = len(network.dilations), conditioning.shape[3]
+    _require_shape("randomness", randomness, (batch, bands, steps))
+    _require_shape("conditioning", conditioning, (batch, layers, 2 * residual, frames))
+    _require_shape("state.last", state.last, (batch, bands, 2))
+    _require_shape("state.history", state.history, (batch, sum(network.dilations), residual))
+    _require_shape("state.step", state.step, (batch,))
+    for step in state.step.tolist():
+        _require(step >= 0, f"state.step is {step}")
+        begin = step % network.band_steps_per_frame
+        have = frames * network.band_steps_per_frame
+        _require(begin + steps <= have, f"conditioning ends after {have - begin} of {steps} steps")
+
+
+def check_lpc_synthesis(excitation: Tensor, taps: Tensor, gain: Tensor, state: Tensor) -> None:
+    """Shapes agree and frames divide the band steps."""
+    _require(excitation.dim() == 3, "excitation: need [batch, bands, band_steps]")
+    _require(taps.dim() == 4, "taps: need [batch, bands, order, frames]")
+    batch, bands, steps = excitation.shape
+    order, frames = taps.shape[2:]
+    _require_shape("taps", taps, (batch, bands, order, frames))
+    _require_shape("gain", gain, (batch, bands, frames))
+    _require_shape("state", state, (batch, bands, order))
+    divides = steps % frames == 0 if frames else steps == 0
+    _require(divides, f"{frames} frames do not divide {steps} band steps")
+
+
+def check_pqmf_synthesis(band_samples: Tensor, filters: Tensor) -> None:
+    """One filter of odd length for every band."""
+    _require(band_samples.dim() == 3, "band_samples: need [batch, bands, band_steps]")
+    _require(filters.dim() == 2, "filters: need [bands, taps + 1]")
+    _require(band_samples.shape[1] == filters.shape[0], "filters: need one for every band")
+    _require(filters.shape[1] % 2 == 1, "filters: taps must be even")
+
+
+def check_gaussian_noise(
+    seed: int, stream: int, first_step: int, band_steps: int, bands: int
+) -> None:
+    """Counters fit their words."""
+    _require(0 <= seed < 2**64, f"seed {seed}: need 64 bits, unsigned")
+    _require(0 <= stream < 2**32, f"stream {stream}: need 32 bits, unsigned")
+    _require(0 <= first_step < 2**62, f"first_step {first_step}: need 0 or more")
+    _require(band_steps >= 0 and bands > 0, f"{band_steps} steps of {bands} bands")
