@@ -1,0 +1,372 @@
+"""`clonewave evaluate`: clone people from seconds of speech, let the clones speak, ask the judges.
+
+A folder of speakers holds one folder a person with two or more recordings. The first seconds of the
+first recording (by name) are the cloning sample; the other recordings are the truth for SIM and are
+never shown to the engine. Scores are defined in engine/scores.py, judges in engine/judges.py.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from engine import audio
+from engine.errors import EngineError, InputError
+from engine.judges import Judges, need, versions
+from engine.scores import Reference, Report, Utterance, mean
+
+SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
+MIN_SPEECH_SECONDS = 0.05  # a clone that says less has said nothing: no judge can hear it
+
+# Plain sentences of 6 to 16 words, no digits and no names whose spelling is a matter of taste.
+SENTENCES = (
+    "The morning train was late because of heavy snow on the line.",
+    "Please leave the keys on the table when you go home.",
+    "She opened the window and listened to the rain for a while.",
+    "We could walk along the river until the bridge.",
+    "He never understood why the old clock had stopped at noon.",
+    "My brother works in a small hospital near the coast.",
+    "The soup needs more salt and a little lemon juice.",
+    "Nobody expected the children to finish the puzzle so quickly.",
+    "Turn left after the church and follow the narrow road.",
+    "I have been waiting for your letter since the beginning of March.",
+    "The museum is closed on Mondays and on public holidays.",
+    "A strong wind carried the yellow leaves across the square.",
+    "Could you tell me where the nearest post office is?",
+    "They bought fresh bread, cheese and apples for the journey.",
+    "The teacher asked us to write about our favourite season.",
+    "Without a good map it is easy to get lost in these hills.",
+    "His voice was quiet, but everybody in the room could hear it.",
+    "The company will build a new factory outside the city.",
+    "Most birds leave this valley before the first cold nights.",
+    "You should drink enough water when the weather is hot.",
+    "The doctor said that she would be healthy again within two weeks.",
+    "A black dog was sleeping in front of the kitchen door.",
+    "The prices of fruit and vegetables have risen again this year.",
+    "I would rather stay at home and read a long book.",
+    "The ship reached the harbour just before the storm began.",
+    "Our neighbours have painted their fence dark green.",
+    "When the music stopped, the dancers returned to their seats.",
+    "He wrote down the address on the back of an envelope.",
+    "The mountain path becomes dangerous after heavy rain.",
+    "Few people remember what this street looked like before the war.",
+    "She learned to play the violin at the age of seven.",
+    "The lights went out, and for a moment there was silence.",
+    "It takes about an hour to cross the lake by boat.",
+    "Everyone agreed that the second answer was much better.",
+    "The farmer showed us how to milk a cow by hand.",
+    "There is nothing wrong with asking a simple question.",
+    "Fresh paint dries slowly when the air is damp.",
+    "The judge listened carefully to both sides of the story.",
+    "Put the heavy boxes at the bottom and the glasses on top.",
+    "A thin layer of ice covered the pond behind the house.",
+    "The young woman thanked the driver and stepped off the bus.",
+    "We have enough chairs, but the table is too small.",
+    "Scientists believe that the lake was once much deeper.",
+    "He closed his eyes and tried to remember the tune.",
+    "The shop around the corner sells excellent coffee.",
+    "After lunch the whole family went swimming in the sea.",
+    "Her new job gives her more time for the garden.",
+    "The bus stops in front of the library every ten minutes.",
+    "Good advice is often ignored until it is too late.",
+    "The painter used only three colours for the entire picture.",
+    "I forgot my umbrella, so my jacket is completely wet.",
+    "The path through the forest is shorter than the road.",
+    "All the tickets for the evening concert were sold by noon.",
+    "The engine made a strange noise and then stopped.",
+    "They talked about the future until the candles burned down.",
+    "A broken cup lay on the floor beside the sink.",
+    "The village is famous for its bridges and its honey.",
+    "My grandmother keeps her recipes in a wooden box.",
+    "The river has been rising slowly since yesterday evening.",
+    "It is better to ask twice than to make a costly mistake.",
+    "The boys were building a castle out of wet sand.",
+    "Close the gate, or the sheep will run into the street.",
+    "The last chapter explains why the captain left his ship.",
+    "On clear nights you can see thousands of stars from here.",
+)
+
+
+class SpeechLike(Protocol):
+    """What `synthesize` returns; engine.Speech is one."""
+
+    samples: np.ndarray  # float [samples] in [-1, 1]
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Samples, float [samples], and their rate in Hz."""
+
+    samples: np.ndarray
+    sample_rate: int
+
+
+@dataclass(frozen=True)
+class Speaker:
+    """One person: the files in order of name, the first being the cloning sample."""
+
+    name: str
+    number: int  # among all speakers of the folder; decides the sentences
+    files: tuple[Path, ...]
+
+
+def find_speakers(folder: Path, names: Sequence[str] | None = None) -> list[Speaker]:
+    """The people in `folder` by name, all or those in `names`.
+
+    Raises InputError when there is nobody, a name is unknown, or a person has only one recording.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give one that holds a folder for each speaker")
+    paths = [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name[0] != "."]
+    speakers = [
+        Speaker(path.name, number, tuple(_recordings(path))) for number, path in enumerate(paths)
+    ]
+    known = {speaker.name for speaker in speakers}
+    if unknown := sorted(set(names or ()) - known):
+        raise InputError(
+            f"no speaker {', '.join(unknown)} in {folder}; it has {', '.join(sorted(known))}"
+        )
+    chosen = [speaker for speaker in speakers if names is None or speaker.name in names]
+    if not chosen:
+        raise InputError(f"{folder} holds no speakers; each needs a folder of recordings")
+    for speaker in chosen:
+        if len(speaker.files) < 2:
+            raise InputError(
+                f"{folder / speaker.name} needs two recordings or more ({', '.join(SUFFIXES)}): "
+                "one to clone, the others to compare with"
+            )
+    return chosen
+
+
+def sentences_for(number: int, count: int) -> list[str]:
+    """`count` sentences for that speaker; each gets others, until the list begins anew."""
+    return [SENTENCES[(number * count + i) % len(SENTENCES)] for i in range(count)]
+
+
+def evaluate(
+    folder: Path | str,
+    *,
+    synthesize: Callable[..., SpeechLike],
+    clone: Callable[..., Any],
+    sentences: int = 4,
+    seconds: float = 3.0,
+    seed: int = 0,
+    out: Path | str | None = None,
+    progress: bool = True,
+    speakers: Sequence[str] | None = None,
+    reference: bool = False,
+    keep_audio: bool = False,
+    judges: Judges | None = None,
+    settings: Mapping[str, Any] | None = None,
+) -> Report:
+    """Scores clones of the people in `folder`.
+
+    Args:
+        synthesize: called as synthesize(text, voice, seed=seed).
+        clone: called as clone(samples, sample_rate=rate) with float32 [samples]; returns the voice.
+        sentences: how many each clone says.
+        seconds: length of the cloning sample, from the start of the first recording.
+        out: folder for evaluate.json, evaluate.md and the plots; with `keep_audio` also the clips,
+            as SPEAKER/NN.wav.
+        speakers: names to evaluate; None for all.
+        reference: also judge the real people, the scale for SIM and OVRL.
+        judges: None loads the real ones, and fails at once if their packages are missing.
+        settings: what else the report should record, such as the weights and backend in use.
+
+    Raises:
+        InputError: a folder, recording or argument that cannot be used.
+        EngineError: a missing package of the extra `eval`; whatever clone and synthesize raise,
+            with the speaker's name in front.
+    """
+    if sentences < 1 or seconds <= 0:
+        raise InputError(f"needs a sentence and some seconds, not {sentences} and {seconds}")
+    if keep_audio and out is None:
+        raise InputError("keeping the audio needs a folder to keep it in: give out (--out DIR)")
+    out = None if out is None else Path(out)
+    people = find_speakers(Path(folder), speakers)
+    if out is not None:
+        need("matplotlib.figure")
+    if judges is None:
+        judges = Judges()
+        judges.load()
+    clips = {person.name: [Recording(*audio.read(f)) for f in person.files] for person in people}
+    truth = {
+        name: [judges.speaker_embedding(clip.samples, clip.sample_rate) for clip in recordings[1:]]
+        for name, recordings in clips.items()
+    }
+    done: list[Utterance] = []
+    with tqdm(total=len(people) * sentences, disable=not progress, unit="sentence") as bar:
+        for person in people:
+            sample = _start(clips[person.name][0], seconds)
+            spoken = _speak(person, sample, clone, synthesize, sentences, seed)
+            for i, (text, speech, compute_seconds) in enumerate(spoken):
+                if out is not None and keep_audio:
+                    _keep(speech, out / person.name / f"{i:02d}.wav")
+                own = truth[person.name]
+                done.append(judge(judges, person.name, text, speech, own, compute_seconds))
+                bar.set_postfix_str(f"{person.name} SIM {done[-1].sim:.2f}")
+                bar.update()
+    found = judge_real(judges, clips, truth, seconds) if reference else []
+    how = {"speakers": list(clips), "sentences": sentences, "seconds": seconds, "seed": seed}
+    report = Report(tuple(done), tuple(found), how | dict(settings or {}), versions())
+    if out is not None:
+        report.write(out)
+    return report
+
+
+def _speak(
+    person: Speaker,
+    sample: Recording,
+    clone: Callable[..., Any],
+    synthesize: Callable[..., SpeechLike],
+    sentences: int,
+    seed: int,
+) -> Iterator[tuple[str, SpeechLike, float]]:
+    """Yields (text, speech, seconds of computing) for each sentence the clone says."""
+    try:
+        voice = clone(sample.samples, sample_rate=sample.sample_rate)
+        for text in sentences_for(person.number, sentences):
+            begin = time.perf_counter()
+            speech = synthesize(text, voice, seed=seed)
+            yield text, speech, time.perf_counter() - begin
+    except EngineError as error:
+        raise type(error)(f"{person.name}: {error}") from error
+
+
+def judge(
+    judges: Judges,
+    speaker: str,
+    text: str,
+    speech: SpeechLike,
+    truth: Sequence[np.ndarray],
+    compute_seconds: float,
+) -> Utterance:
+    """Asks all judges about one sentence of a clone.
+
+    `truth` holds the embedding of each other recording of the person. Speech too short to be heard
+    counts as silence: every word missing, no similarity, the lowest opinion scores.
+    """
+    samples, rate = np.asarray(speech.samples), speech.sample_rate
+    seconds = len(samples) / rate
+    heard, mos, embedding = "", dict.fromkeys(("OVRL", "SIG", "BAK"), 1.0), np.zeros_like(truth[0])
+    if seconds >= MIN_SPEECH_SECONDS:
+        heard = judges.transcribe(samples, rate)
+        mos = judges.dnsmos(samples, rate)
+        embedding = judges.speaker_embedding(samples, rate)
+    errors, words = judges.word_errors(text, heard)
+    return Utterance(
+        speaker=speaker,
+        text=text,
+        heard=heard,
+        errors=errors,
+        words=words,
+        sim=mean([judges.similarity(embedding, other) for other in truth]),
+        sim_mean=judges.similarity(embedding, _centre(truth)),
+        ovrl=mos["OVRL"],
+        sig=mos["SIG"],
+        bak=mos["BAK"],
+        seconds=seconds,
+        compute_seconds=compute_seconds,
+    )
+
+
+def judge_real(
+    judges: Judges,
+    clips: dict[str, list[Recording]],
+    truth: dict[str, list[np.ndarray]],
+    seconds: float,
+) -> list[Reference]:
+    """The scale: real people against themselves and each other, from cloning samples as long."""
+    references = []
+    for name, recordings in clips.items():
+        sample = _start(recordings[0], seconds)
+        embedding = judges.speaker_embedding(sample.samples, sample.sample_rate)
+        sims = {
+            other: mean([judges.similarity(embedding, e) for e in embeddings])
+            for other, embeddings in truth.items()
+        }
+        own = sims.pop(name)
+        nearest = max(sims, key=lambda other: sims[other], default="")
+        mos = [judges.dnsmos(r.samples, r.sample_rate) for r in recordings[1:]]
+        references.append(
+            Reference(
+                speaker=name,
+                sim_self=own,
+                sim_others=mean(list(sims.values())),
+                sim_nearest=sims.get(nearest, float("nan")),
+                nearest=nearest,
+                ovrl=mean([m["OVRL"] for m in mos]),
+                sig=mean([m["SIG"] for m in mos]),
+                bak=mean([m["BAK"] for m in mos]),
+            )
+        )
+    return references
+
+
+def _centre(embeddings: Sequence[np.ndarray]) -> np.ndarray:
+    return np.mean(np.stack(embeddings), axis=0)  # GE2E embeddings have unit length already
+
+
+def _start(recording: Recording, seconds: float) -> Recording:
+    return Recording(
+        recording.samples[: round(seconds * recording.sample_rate)], recording.sample_rate
+    )
+
+
+def _recordings(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != ".")
+
+
+def _keep(speech: SpeechLike, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    audio.write(path, speech.samples, speech.sample_rate)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declares the options of `clonewave evaluate`."""
+    parser.add_argument("folder", type=Path, help="holds a folder of recordings for each speaker")
+    parser.add_argument("--sentences", type=int, default=4, help="sentences a speaker (default 4)")
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="length of the cloning sample (default 3)"
+    )
+    parser.add_argument("--speakers", help="only these, divided by commas")
+    parser.add_argument("--out", type=Path, help="folder for evaluate.json, evaluate.md and plots")
+    parser.add_argument("--json", action="store_true", help="print everything as JSON")
+    parser.add_argument("--reference", action="store_true", help="also judge the real people")
+    parser.add_argument("--keep-audio", action="store_true", help="keep the clips, in --out")
+    parser.add_argument(
+        "--weights", type=Path, help="folder of model weights (default: those shipped)"
+    )
+    parser.add_argument("--backend", default="auto", help="kernel backend (default auto)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the synthesis (default 0)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Runs `clonewave evaluate`: scores to stdout, progress to stderr. Returns the exit status."""
+    import engine  # here, not above: the package itself imports this module's neighbours
+
+    cloner = engine.Engine(weights=args.weights, backend=args.backend)
+    report = evaluate(
+        args.folder,
+        synthesize=cloner.synthesize,
+        clone=cloner.clone,
+        sentences=args.sentences,
+        seconds=args.seconds,
+        seed=args.seed,
+        out=args.out,
+        progress=not args.quiet,
+        speakers=args.speakers.split(",") if args.speakers else None,
+        reference=args.reference,
+        keep_audio=args.keep_audio,
+        settings={"weights": str(args.weights or "default"), "backend": args.backend},
+    )
+    print(json.dumps(report.to_dict(), ensure_ascii=False) if args.json else report.table())
+    return 0
