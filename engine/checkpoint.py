@@ -224,7 +224,7 @@ def save_state(
         save_tensors(temporary / f"{name}.safetensors", tensors, {"format": FORMAT, "kind": name})
     document = {
         "format": FORMAT,
-        "sequence": max((n for n, _ in _complete(folder)), default=0) + 1,
+        "sequence": max((n for n, *_ in _complete(folder)), default=0) + 1,
         "step": step,
         "config": config,
         "extra": extra or {},
@@ -233,16 +233,14 @@ def save_state(
         "numpy": numpy_state,
         "files": {f"{n}.safetensors": sha256(temporary / f"{n}.safetensors") for n in parts},
     }
-    document = json.loads(json.dumps(document))  # as it will be read: text keys, no tuples
-    sealed = {"sha256": _document_hash(document), "state": document}
     with files.atomic_file(temporary / "state.json") as file:
-        file.write(json.dumps(sealed).encode())
+        file.write(json.dumps(document).encode())
     if final.exists():  # the same step again, after going back to an older one
         retired = temporary.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
         os.replace(final, retired)
     os.replace(temporary, final)
     files.sync_folder(folder)
-    for _, old in sorted(_complete(folder), reverse=True)[max(keep, 1) :]:
+    for *_, old in sorted(_complete(folder), reverse=True)[max(keep, 1) :]:
         shutil.rmtree(old)
     for stale in folder.glob(".step-*.tmp"):
         shutil.rmtree(stale)
@@ -276,7 +274,7 @@ def load_state(
     try:
         model.load_state_dict(parts["model"])
         optimiser.load_state_dict(_unflatten_optimiser(parts["optimiser"], document["groups"]))
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, KeyError, TypeError) as error:
         raise WeightsError(
             f"{chosen}: made by another model or optimiser ({error}); use the config it was made "
             "with, or start a new run in another folder"
@@ -290,30 +288,26 @@ def latest(folder: PathLike) -> Path | None:
 
     Last by saving, not by step: a run that went back to an older step goes on from there.
     """
-    return max(_complete(Path(folder)), default=(0, None))[1]
+    return max(_complete(Path(folder)), default=(0, 0, None))[-1]
 
 
-def _complete(folder: Path) -> list[tuple[int, Path]]:
-    """(sequence, folder) of every step folder whose state.json is whole and whose files exist."""
+def _complete(folder: Path) -> list[tuple[int, int, Path]]:
+    """(sequence, step, folder) of every step folder with a whole state.json and all its files."""
     steps = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d{8,}", path.name)]
     documents = [(_read_document(path), path) for path in steps]
-    return [(document["sequence"], path) for document, path in documents if document]
+    # without a sequence, as the first version wrote them, the step decides
+    return [(d.get("sequence", 0), d["step"], path) for d, path in documents if d]
 
 
 def _read_document(folder: Path) -> dict[str, Any] | None:
     try:
-        sealed = json.loads((folder / "state.json").read_bytes())
-        document = sealed["state"]
-        whole = sealed["sha256"] == _document_hash(document) and document["format"] == FORMAT
+        document = json.loads((folder / "state.json").read_bytes())
+        whole = document["format"] == FORMAT and isinstance(document["step"], int)
         return (
             document if whole and all((folder / f).is_file() for f in document["files"]) else None
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _document_hash(document: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(document, sort_keys=True).encode()).hexdigest()
 
 
 def _flatten_optimiser(

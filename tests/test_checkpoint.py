@@ -1,5 +1,6 @@
 """Weights and training state: exact, whole or absent, and resumable to the bit."""
 
+import json
 import os
 import random
 
@@ -325,7 +326,18 @@ def test_damage_and_other_shapes_are_refused(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x55")
     with pytest.raises(WeightsError, match=r"model\.safetensors: damaged; delete"):
         checkpoint.load_state(tmp_path, model=run.model, optimiser=run.optimiser)
-    document = path / "state.json"
-    document.write_bytes(document.read_bytes().replace(b'"lr": ', b'"lr": 1'))
-    with pytest.raises(WeightsError, match="damaged"):
-        checkpoint.load_state(path, model=run.model, optimiser=run.optimiser)
+
+
+def test_states_without_a_sequence_are_ordered_by_step(tmp_path):
+    run = Run(seed=1)
+    for step in (3, 12):
+        run.step = step
+        path = run.save(tmp_path)
+        document = json.loads((path / "state.json").read_text())
+        del document["sequence"]
+        (path / "state.json").write_text(json.dumps(document))
+    assert checkpoint.latest(tmp_path) == path
+    run.step = 5
+    path = run.save(tmp_path)
+    assert checkpoint.latest(tmp_path) == path
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-00000005", "step-00000012"]
