@@ -78,6 +78,7 @@ class VocoderConfig:
     head: str = "gaussian"  # or "softmax" (mu-law codes, bands = 1)
     audio_channels: int = 256  # codes of the softmax head
     log_scale_floor: float = -7.0  # in training only
+    temperature: float = 1.0  # of the noise when sampling; training does not know it
     lpc_order: int = 8  # taps per band; 0 = the network models band samples directly
     pqmf_taps: int = 62
     pqmf_cutoff: float = 0.142

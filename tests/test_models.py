@@ -107,8 +107,8 @@ def test_vocoder_free_running_equals_teacher_forcing_on_its_own_output():
     noise = torch.randn(1, TINY_VOCODER.bands, steps)
     with torch.no_grad():
         made = kernels.wavenet_generate(
-            model.conditioning(mel), noise, model.weights(), TINY_VOCODER.dilations,
-            TINY_VOCODER.band_steps_per_frame, model.state(), backend="reference",
+            model.conditioning(mel), noise, model.network(), model.network().state(),
+            backend="reference",
         )  # fmt: skip
         mean, log_scale = model(mel, made)
     torch.testing.assert_close(mean + log_scale.exp() * noise, made, atol=1e-4, rtol=1e-4)

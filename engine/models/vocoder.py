@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from engine import kernels
 from engine.config import VocoderConfig
-from engine.kernels import WaveNetState, WaveNetWeights
+from engine.kernels import WaveNet, WaveNetWeights
 from engine.models.layers import log_mel, normalise_mel
 
 
@@ -115,9 +115,10 @@ class Vocoder(nn.Module):
             self.outputs.weight.detach(), self.outputs.bias.detach(),
         )  # fmt: skip
 
-    def state(self, batch: int = 1) -> WaveNetState:
-        """A fresh generation state."""
-        return kernels.wavenet_state(self.weights(), self.config.dilations, batch)
+    def network(self, precision: str = "float32") -> WaveNet:
+        """The trained WaveNet, ready to generate; build it once, backends pack its weights."""
+        c = self.config
+        return WaveNet(self.weights(), c.dilations, c.band_steps_per_frame, precision)
 
     def excitation(self, samples: Tensor, mel: Tensor) -> Tensor:
         """What the WaveNet models: samples [batch, frames * hop], mel of the same frames.
@@ -172,3 +173,58 @@ class Vocoder(nn.Module):
     def mel(self, samples: Tensor) -> Tensor:
         """Log-mel of samples [batch, samples] by this model's convention."""
         return log_mel(samples, self.config.audio)
+
+
+class VocoderStream:
+    """One utterance's samples in chunks of any size; they join to the same samples."""
+
+    def __init__(
+        self, vocoder: Vocoder, network: WaveNet, mel: Tensor, seed: int, number: int = 0,
+        backend: str = "auto",
+    ) -> None:  # fmt: skip
+        """mel: [1, n_mels, frames] of the whole utterance; (seed, number) names its noise."""
+        self.vocoder, self.network, self.backend = vocoder, network, backend
+        self.seed, self.number = seed, number
+        self.frames, self.at = mel.shape[-1], 0
+        c = vocoder.config
+        with torch.no_grad():
+            self.conditioning = vocoder.conditioning(mel)
+            self.prediction = vocoder.prediction(mel) if vocoder.prediction else None
+        self.state = network.state()
+        self.past = mel.new_zeros(1, c.bands, c.lpc_order)
+        self.reach = -(-c.pqmf_taps // (2 * c.bands))  # band steps a sample depends on, each side
+        self.tail = mel.new_zeros(1, c.bands, self.reach)
+        _, filters = kernels.pqmf_filters(c.bands, c.pqmf_taps, c.pqmf_cutoff, c.pqmf_beta)
+        self.filters = filters.to(mel.device)
+
+    @torch.no_grad()
+    def next(self, frames: int) -> Tensor | None:
+        """Samples [samples] of the next `frames` mel frames; None when all are out."""
+        if self.at >= self.frames:
+            return None
+        c = self.vocoder.config
+        end = min(self.at + frames, self.frames)
+        part = slice(self.at, end)
+        per_frame = c.band_steps_per_frame
+        noise = kernels.gaussian_noise(
+            self.seed, self.number, self.at * per_frame, (end - self.at) * per_frame, c.bands,
+            backend=self.backend,
+        )  # fmt: skip
+        noise = noise.to(self.tail.device)[None] * c.temperature
+        bands = kernels.wavenet_generate(
+            self.conditioning[..., part], noise, self.network, self.state, backend=self.backend
+        )
+        if self.prediction is not None:
+            taps, gain = self.prediction
+            bands = kernels.lpc_synthesis(
+                bands, taps[..., part].contiguous(), gain[..., part].contiguous(), self.past,
+                backend=self.backend,
+            )  # fmt: skip
+        self.at = end
+        known = torch.cat([self.tail, bands], dim=-1)
+        if end == self.frames:
+            known = F.pad(known, (0, self.reach))
+        self.tail = known[..., -2 * self.reach :]
+        samples = kernels.pqmf_synthesis(known, self.filters, backend=self.backend)
+        margin = self.reach * c.bands
+        return samples[0, margin : samples.shape[1] - margin].clamp(-1, 1)

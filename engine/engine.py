@@ -1,0 +1,169 @@
+"""Engine: config, the three models and a backend. Immutable after it is loaded."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from engine import checkpoint, kernels
+from engine.audio import AudioSource
+from engine.clone import clone
+from engine.config import AcousticConfig, EncoderConfig, ModelConfig, VocoderConfig, from_dict
+from engine.errors import BackendUnavailable, InputError, VoiceError, WeightsError
+from engine.files import PathLike
+from engine.models.acoustic import Acoustic
+from engine.models.speaker_encoder import SpeakerEncoder
+from engine.models.vocoder import Vocoder
+from engine.speech import Speech
+from engine.synthesize import parts, synthesize
+from engine.voice import Voice
+
+DEFAULT_WEIGHTS = Path(__file__).parent / "weights"
+BACKEND_VARIABLE = "CLONEWAVE_BACKEND"  # read once, when an Engine is built without a backend
+
+AnyVoice = Voice | PathLike | np.ndarray | Tensor
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class Engine:
+    """Clones voices and speaks. Thread-safe: nothing changes after loading.
+
+    Args:
+        weights: folder with acoustic, encoder and vocoder .safetensors; None = the default voice
+            model that comes with the package.
+        device: "cpu", "cuda" or "auto" (cuda where there is one).
+        backend: of `kernels.ORDER`, or "auto": the fastest that can run. None = the environment
+            variable CLONEWAVE_BACKEND, else "auto".
+    Raises:
+        WeightsError: weights missing, damaged, or of models that do not fit each other.
+        BackendUnavailable: unknown backend, or no such device here.
+    """
+
+    def __init__(
+        self,
+        weights: PathLike | None = None,
+        device: str = "auto",
+        backend: str | None = None,
+    ) -> None:
+        self.device = _device(device)
+        self.backend = _backend(backend)
+        folder = Path(weights) if weights is not None else DEFAULT_WEIGHTS
+        if not folder.is_dir():
+            raise WeightsError(f"{folder}: no such folder; train one with `clonewave train`")
+        acoustic, acoustic_config = _load(folder, "acoustic", AcousticConfig, Acoustic)
+        encoder, encoder_config = _load(folder, "encoder", EncoderConfig, SpeakerEncoder)
+        vocoder, vocoder_config = _load(folder, "vocoder", VocoderConfig, Vocoder)
+        self.config = ModelConfig(vocoder_config, acoustic_config, encoder_config)
+        self.acoustic = acoustic.to(self.device)
+        self.encoder = encoder.to(self.device)
+        self.vocoder = vocoder.to(self.device)
+        self.network = self.vocoder.network()
+        self.encoder_hash = checkpoint.sha256(folder / "encoder.safetensors")
+        self.folder = folder
+
+    def clone(
+        self,
+        wav: AudioSource | Sequence[AudioSource],
+        sample_rate: int | None = None,
+        **options: Any,
+    ) -> Voice:
+        """A Voice from recordings of a person; see `engine.clone`."""
+        return clone(self, wav, sample_rate, **options)
+
+    @overload
+    def synthesize(
+        self, text: str, emb: AnyVoice, *, speed: float = ..., seed: int | None = ...
+    ) -> Speech: ...
+    @overload
+    def synthesize(
+        self, text: Sequence[str], emb: Any, *, speed: float = ..., seed: int | None = ...
+    ) -> list[Speech]: ...
+    def synthesize(
+        self, text: str | Sequence[str], emb: Any, *, speed: float = 1.0, seed: int | None = None
+    ) -> Speech | list[Speech]:
+        """Speak `text` in the voice `emb`; see `engine.synthesize`."""
+        if isinstance(text, str):
+            return synthesize(self, text, self._embedding(emb), speed=speed, seed=seed)
+        voices = list(emb) if isinstance(emb, (list, tuple)) else [emb] * len(text)
+        if len(voices) != len(text):
+            raise InputError(f"{len(text)} texts, {len(voices)} voices; give one, or one per text")
+        return [
+            synthesize(self, one, self._embedding(voice), speed=speed, seed=seed)
+            for one, voice in zip(text, voices, strict=True)
+        ]
+
+    def stream(
+        self, text: str, emb: AnyVoice, *, speed: float = 1.0, seed: int | None = None
+    ) -> Iterator[np.ndarray]:
+        """Chunks of float32 samples that join to what `synthesize` returns."""
+        embedding = self._embedding(emb)
+        for _, samples in parts(self, text, embedding, speed=speed, seed=seed):
+            yield samples
+
+    def default_voice(self) -> Voice:
+        """The voice that speaks when none is given.
+
+        Raises:
+            VoiceError: these weights came without one.
+        """
+        return Voice.load(self.folder / "voice.safetensors", self.encoder_hash)
+
+    def _embedding(self, emb: Any) -> Tensor:
+        """[speaker_dim] on the device; checks that it belongs to this engine."""
+        if isinstance(emb, (str, os.PathLike)):
+            emb = Voice.load(emb, self.encoder_hash)
+        if isinstance(emb, Voice):
+            if emb.encoder != self.encoder_hash:
+                raise VoiceError(
+                    f"voice of encoder {emb.encoder[:8]}, this engine has {self.encoder_hash[:8]};"
+                    " clone the recordings again with this engine"
+                )
+            emb = emb.embedding
+        try:
+            embedding = torch.tensor(np.asarray(emb), dtype=torch.float32)
+        except (TypeError, ValueError) as error:
+            raise VoiceError(f"{type(emb).__name__} is no voice: give a Voice or its file") from error
+        wanted = (self.config.encoder.speaker_dim,)
+        if tuple(embedding.shape) != wanted or not torch.isfinite(embedding).all():
+            raise VoiceError(f"embedding {list(embedding.shape)}: need finite {list(wanted)}")
+        return embedding.to(self.device)
+
+
+def _load(folder: Path, kind: str, config_type: Any, model_type: type[Model]) -> tuple[Model, Any]:
+    state, values, _ = checkpoint.load_model(folder / f"{kind}.safetensors", kind)
+    config = from_dict(config_type, values)
+    model = model_type(config)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise WeightsError(f"{folder / kind}.safetensors: not the weights of its config") from error
+    return model.eval().requires_grad_(False), config
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name not in ("cpu", "cuda"):
+        raise BackendUnavailable(f"device {name!r}: give cpu, cuda or auto")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable("device cuda: torch finds no CUDA device; use cpu")
+    return torch.device(name)
+
+
+def _backend(name: str | None) -> str:
+    """"auto", or a backend that exists and works here."""
+    chosen = name or os.environ.get(BACKEND_VARIABLE, "auto")
+    if chosen == "auto":
+        return chosen
+    available = kernels.backends()
+    if chosen not in available:
+        raise BackendUnavailable(f"backend {chosen!r}: give auto or one of {list(available)}")
+    if reason := available[chosen]:
+        raise BackendUnavailable(f"backend {chosen!r} cannot run: {reason}")
+    return chosen
