@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from engine.align import Aligned, align
 from engine.augment import degrade
-from engine.config import AcousticConfig, EncoderConfig, TrainConfig, VocoderConfig
+from engine.config import AcousticConfig, EncoderConfig, TrainConfig, VocoderConfig, to_dict
 from engine.data import Store, is_held_out
 from engine.models.acoustic import Acoustic
 from engine.models.layers import log_mel
@@ -37,6 +37,7 @@ class VocoderTask:
         # the mel's first and last frames would see reflected audio, the network's convolutions
         # padding: both are computed on a wider cut and dropped
         self.margin = 8 * config.audio.hop_length
+        self.extra: dict[str, Any] = {}
         torch.manual_seed(train.seed)
         self.model = Vocoder(config)
         lengths = store.lengths()
@@ -144,6 +145,7 @@ class EncoderTask:
 
     def __init__(self, store: Store, config: EncoderConfig, train: TrainConfig) -> None:
         self.config, self.train = config, train
+        self.extra: dict[str, Any] = {}
         torch.manual_seed(train.seed)
         self.model = _Contrast(config)
         speakers = sorted({u.speaker for u in store.utterances})
@@ -237,6 +239,7 @@ class AcousticTask:
     ) -> None:  # fmt: skip
         self.store, self.config, self.train = store, config, train
         self.character_probability = character_probability
+        self.extra = {"encoder": to_dict(encoder)}
         torch.manual_seed(train.seed)
         self.model = Cloner(config, encoder)
         self.aligned = self._align()

@@ -31,6 +31,7 @@ class Task(Protocol):
     kind: str  # "vocoder", "acoustic" or "encoder", as in checkpoint.py
     model: nn.Module
     config: Any  # of the model
+    extra: dict[str, Any]  # plain JSON to keep in checkpoints, beside the config
 
     def batch(self, step: int) -> Any:
         """The examples of one step; a function of the step alone."""
@@ -137,7 +138,7 @@ def run(
     def save(step: int) -> None:
         checkpoint.save_state(
             folder, step=step, model=task.model, optimiser=optimiser, ema=ema.average,
-            config=to_dict(task.config), extra={"train": to_dict(config)},
+            config=to_dict(task.config), extra={"train": to_dict(config), **task.extra},
         )  # fmt: skip
 
     bar = tqdm(
@@ -176,19 +177,6 @@ def run(
         if writer is not None:
             writer.close()
     return figures
-
-
-def export(folder: str | Path, task: Task, path: str | Path, dtype: torch.dtype) -> None:
-    """Write the averaged weights of the newest checkpoint in `folder` as one model file.
-
-    Raises:
-        WeightsError: nothing to export.
-    """
-    optimiser = torch.optim.AdamW(task.model.parameters())
-    state = checkpoint.load_state(folder, model=task.model, optimiser=optimiser)
-    assert state.ema is not None
-    extra = {"steps": str(state.step)}
-    checkpoint.save_model(path, state.ema, state.config, extra, kind=task.kind, dtype=dtype)
 
 
 def _signals() -> tuple[signal.Signals, ...]:

@@ -1,0 +1,161 @@
+"""`clonewave train vocoder|encoder|generator`: data sets and options -> a task and its run."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from engine import checkpoint
+from engine import train as training
+from engine.config import (
+    AcousticConfig,
+    EncoderConfig,
+    TrainConfig,
+    VocoderConfig,
+    from_dict,
+    to_dict,
+)
+from engine.data import Store, open_store
+from engine.errors import ConfigError, InputError
+from engine.tasks import AcousticTask, EncoderTask, VocoderTask
+
+WHAT = ("vocoder", "encoder", "generator", "export", "plot")
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "vocoder": {"steps": 100_000, "batch_size": 4},
+    "encoder": {"steps": 2_000, "batch_size": 48, "ema_decay": 0.99, "validate_every": 100},
+    "generator": {"steps": 20_000, "batch_size": 8},
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Train one of the three models, in this order: vocoder (any time), encoder, generator "
+        "(tunes the encoder along). `export` then writes the weights an Engine loads; `plot` draws "
+        "the curves of runs. A run that was stopped goes on where it was when started again."
+    )
+    parser.add_argument("what", choices=WHAT)
+    parser.add_argument(
+        "paths", nargs="+",
+        help="data sets: Clonewave corpora, LJSpeech, VCTK, LibriTTS folders; "
+        "for export and plot: run folders",
+    )  # fmt: skip
+    parser.add_argument("-o", "--out", required=True, help="folder of the run (export: weights)")
+    parser.add_argument("-c", "--config", help="JSON file with `model` and `train` sections")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="change one value, e.g. steps=5000, learning_rate=3e-4 or model.layers=18",
+    )  # fmt: skip
+    parser.add_argument("--encoder", metavar="RUN", help="generator: start from this encoder run")
+    parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
+    parser.add_argument("--cache", help="decoded audio (default: ~/.cache/clonewave)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, export or plot."""
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.what == "plot":
+        from engine import plots
+
+        plots.curves([Path(p) for p in args.paths], Path(args.out))
+        print(args.out)
+        return 0
+    if args.what == "export":
+        return export(args)
+    model_values, train_values = _settings(args)
+    train = from_dict(TrainConfig, {"progress": not args.quiet, **train_values})
+    cache = args.cache or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    folder = Path(args.cache) if args.cache else Path(cache).expanduser() / "clonewave"
+    audio = from_dict(VocoderConfig, {}).audio
+    store = open_store(args.paths, audio, folder, progress=not args.quiet)
+    hours = store.lengths().sum() / audio.sample_rate / 3600
+    print(f"{len(store)} utterances, {hours:.2f} h", file=sys.stderr)
+    task = _task(args, model_values, train, store)
+    figures = training.run(task, train, args.out)
+    print(json.dumps(figures))
+    return 0
+
+
+def _task(
+    args: argparse.Namespace, model: dict[str, Any], train: TrainConfig, store: Store
+) -> training.Task:
+    if args.what == "vocoder":
+        return VocoderTask(store, from_dict(VocoderConfig, model), train)
+    if args.what == "encoder":
+        return EncoderTask(store, from_dict(EncoderConfig, model), train)
+    encoder = EncoderConfig()
+    weights = None
+    if args.encoder:
+        weights, values = _averaged(Path(args.encoder), "encoder.")
+        encoder = from_dict(EncoderConfig, values["config"])
+    task = AcousticTask(store, from_dict(AcousticConfig, model), encoder, train)
+    if weights is not None:
+        task.model.encoder.load_state_dict(weights)
+    return task
+
+
+def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and train values: defaults, then the config file, then --set."""
+    model: dict[str, Any] = {}
+    train = dict(DEFAULTS[args.what])
+    if args.config:
+        try:
+            values = json.loads(Path(args.config).read_text())
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"{args.config}: {error}") from error
+        model |= values.get("model", {})
+        train |= values.get("train", {})
+    known = {f.name for f in dataclasses.fields(TrainConfig)}
+    for item in args.set:
+        key, _, text = item.partition("=")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        if key in known:
+            train[key] = value
+        elif key.startswith("model."):
+            model[key.removeprefix("model.")] = value
+        else:
+            raise ConfigError(f"--set {item}: use model.KEY=... or one of {sorted(known)}")
+    return model, train
+
+
+def _averaged(run_folder: Path, prefix: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Averaged weights under `prefix` and the state document of a run's newest checkpoint."""
+    newest = checkpoint.latest(run_folder)
+    if newest is None:
+        raise InputError(f"{run_folder}: no checkpoint; is this a run folder?")
+    tensors, _ = checkpoint.load_tensors(newest / "ema.safetensors")
+    found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return found, json.loads((newest / "state.json").read_text())
+
+
+def export(args: argparse.Namespace) -> int:
+    """Write the averaged weights of run folders as float16 model files an Engine loads."""
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in map(Path, args.paths):
+        everything, state = _averaged(path, "")
+        steps = {"steps": str(state["step"])}
+        if any(name.startswith("acoustic.") for name in everything):
+            kinds = {"acoustic": AcousticConfig, "encoder": EncoderConfig}
+        else:
+            kinds = {"vocoder": VocoderConfig}
+        for kind, config_type in kinds.items():
+            prefix = "" if kind == "vocoder" else f"{kind}."
+            weights, _ = _averaged(path, prefix)
+            values = state["config"] if kind != "encoder" else state["extra"].get("encoder", {})
+            config = to_dict(from_dict(config_type, values))
+            target = out / f"{kind}.safetensors"
+            checkpoint.save_model(target, weights, config, steps, kind=kind, dtype=torch.float16)
+            print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {steps['steps']} steps")
+    return 0
