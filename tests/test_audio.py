@@ -214,9 +214,10 @@ def test_truncated_files_are_read_as_far_as_they_go(container, subtype):
         assert message(io.BytesIO(data[:40]))
 
 
-def test_streamed_wav_of_unknown_size_is_whole():
+@pytest.mark.parametrize("size", [b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f"])
+def test_streamed_wav_of_unknown_size_is_whole(size):
     data = bytearray(wav(struct.pack("<100h", *range(100)), 16))
-    data[4:8] = data[40:44] = b"\xff\xff\xff\xff"  # as ffmpeg writes into a pipe
+    data[4:8] = data[40:44] = size  # as ffmpeg writes into a pipe
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         samples, _ = audio.read(io.BytesIO(data))
