@@ -64,6 +64,7 @@ class Engine:
         self.encoder = encoder.to(self.device)
         self.vocoder = vocoder.to(self.device)
         self.network = self.vocoder.network()
+        self.decoder = self.acoustic.network()
         self.encoder_hash = checkpoint.sha256(folder / "encoder.safetensors")
         self.folder = folder
 

@@ -39,7 +39,9 @@ def speak(engine: Engine, sentence: Sentence, embedding: torch.Tensor, speed: fl
     config = engine.config.acoustic
     ids = torch.tensor([text_ids(sentence.symbols())], device=engine.device)
     lengths = torch.tensor([ids.shape[1]], device=engine.device)
-    made = engine.acoustic.generate(ids, lengths, embedding[None], engine.backend)
+    made = engine.acoustic.generate(
+        ids, lengths, embedding[None], engine.decoder, backend=engine.backend
+    )
     path = made.path[0, : int(made.steps[0])].cpu().numpy()
     words, report = read_path(sentence, path, config.decoder_rate * speed, config.decoder_rate)
     mel = made.mel

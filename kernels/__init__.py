@@ -17,6 +17,7 @@ from engine.kernels.reference import (
     wavenet_state,
 )
 from engine.kernels.reference_decoder import (
+    Decoder,
     DecoderInputs,
     DecoderState,
     DecoderWeights,
@@ -58,6 +59,7 @@ __all__ = [
     "ORDER",
     "PRECISIONS",
     "BackendUnavailable",
+    "Decoder",
     "DecoderInputs",
     "DecoderState",
     "DecoderWeights",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from engine.kernels.reference import PRECISIONS
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,14 +62,50 @@ def decoder_state(weights: DecoderWeights, batch: int) -> DecoderState:
     )  # fmt: skip
 
 
+@dataclass(frozen=True, eq=False)
+class Decoder:
+    """A decoder ready to generate; backends keep their packed weights with it, so build it once.
+
+    Args:
+        weights: copied; later changes of the originals are not seen.
+        attention_layers: the layers followed by attention; the first listed moves the position.
+        window: symbols the attention may look at, from the last attended one on.
+        max_hold: decoder steps after which a symbol is left.
+        precision: of weights and matrix inputs in compiled backends: "float32", "bfloat16" or
+            "int8". The reference always computes in the dtype of the weights.
+        isa: instruction set of the cpp backend, a key of `kernels.isas()`; "auto" = the fastest.
+    Raises:
+        ValueError: unknown precision, no such layer, or a window or hold below 1.
+    """
+
+    weights: DecoderWeights
+    attention_layers: tuple[int, ...]
+    window: int
+    max_hold: int
+    precision: str = "float32"
+    isa: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision {self.precision!r}: one of {PRECISIONS}")
+        layers = range(len(self.weights.convs))
+        listed = self.attention_layers
+        if len(set(listed)) != len(listed) or not set(listed) <= set(layers):
+            raise ValueError(f"attention_layers {listed}: need distinct ones of {len(layers)}")
+        if self.window < 1 or self.max_hold < 1:
+            raise ValueError(f"window {self.window}, max_hold {self.max_hold}: at least 1")
+        prenet, *others = self.weights
+        copies = [part.detach().clone() for part in others]
+        prenet = tuple(part.detach().clone() for part in prenet)
+        object.__setattr__(self, "weights", DecoderWeights(prenet, *copies))
+
+    def state(self, batch: int = 1) -> DecoderState:
+        """The state of `batch` utterances before the first step."""
+        return decoder_state(self.weights, batch)
+
+
 def decoder_generate(
-    inputs: DecoderInputs,
-    weights: DecoderWeights,
-    attention_layers: tuple[int, ...],
-    window: int,
-    max_hold: int,
-    steps: int,
-    state: DecoderState,
+    inputs: DecoderInputs, network: Decoder, steps: int, state: DecoderState
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Deep Voice 3 decoder, free-running, step by step: hidden states and attention path.
 
@@ -86,8 +124,9 @@ def decoder_generate(
         int64, valid steps of this call (n = the largest).
     Source: arXiv:1710.07654, section 3.5 and appendix B.
     """
+    weights, attention_layers = network.weights, network.attention_layers
     rows = torch.arange(len(state.position), device=state.position.device)
-    offsets = torch.arange(window, device=rows.device)
+    offsets = torch.arange(network.window, device=rows.device)
     hidden, path = [], []
     count = torch.zeros_like(state.position)
     for _ in range(steps):
@@ -123,7 +162,7 @@ def decoder_generate(
                 x = (x + context) * 0.5**0.5
         running = ~state.finished
         last = inputs.lengths - 1
-        held = state.elapsed + 1 >= max_hold
+        held = state.elapsed + 1 >= network.max_hold
         move = torch.where(held & (move == 0) & (state.position < last), 1, move)
         position = state.position + move
         done = (x @ weights.done + weights.done_bias > 0) | held

@@ -1,5 +1,7 @@
 """The models' reference implementations: incremental equals parallel, batch equals one by one."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -39,9 +41,9 @@ def test_free_running_decoder_equals_the_parallel_forward():
     steps = int(spoken.steps[0])
     assert steps > 5
     inputs = model.fold(model.encode(ids, lengths, speaker), speaker)
-    state = kernels.decoder_state(model.decoder_weights(), 1)
+    network = model.network()
     hidden, path, _ = kernels.decoder_generate(
-        inputs, model.decoder_weights(), TINY.attention_layers, 3, TINY.max_hold, steps, state
+        inputs, network, steps, network.state(), backend="reference"
     )
     # teacher forcing on its own decoder mel and path must reproduce every step
     grouped = model.mel_out(hidden)
@@ -56,14 +58,14 @@ def test_free_running_decoder_equals_the_parallel_forward():
 @pytest.mark.parametrize("chunk", [1, 3, 7])
 def test_decoder_in_chunks_equals_the_whole(chunk):
     model = random_acoustic()
-    inputs, weights = None, model.decoder_weights()
+    network = model.network()
     ids, lengths, speaker = random_texts([5, 11])
     with torch.no_grad():
         inputs = model.fold(model.encode(ids, lengths, speaker), speaker)
-    arguments = (inputs, weights, TINY.attention_layers, 3, TINY.max_hold)
-    whole = kernels.decoder_generate(*arguments, 21, kernels.decoder_state(weights, 2))
-    state = kernels.decoder_state(weights, 2)
-    parts = [kernels.decoder_generate(*arguments, chunk, state) for _ in range(21 // chunk)]
+    run = partial(kernels.decoder_generate, inputs, network, backend="reference")
+    whole = run(21, network.state(2))
+    state = network.state(2)
+    parts = [run(chunk, state) for _ in range(21 // chunk)]
     hidden = torch.cat([p[0] for p in parts], dim=1)
     torch.testing.assert_close(hidden, whole[0][:, : hidden.shape[1]], atol=1e-6, rtol=1e-5)
     assert torch.equal(torch.cat([p[1] for p in parts], dim=1), whole[1][:, : hidden.shape[1]])

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from engine import kernels
 from engine.config import AcousticConfig
-from engine.kernels import DecoderInputs, DecoderWeights
+from engine.kernels import Decoder, DecoderInputs, DecoderWeights
 from engine.models.layers import Conv1dGLU, SpeakerBias, denormalise_mel, normalise_mel
 
 
@@ -231,7 +231,6 @@ class Acoustic(nn.Module):
         done = self.done(hidden).squeeze(-1).float()
         return Predicted(as_log(decoder_mel), as_log(refined), done, scores)
 
-
     def decoder_weights(self) -> DecoderWeights:
         """Weights in the layout of `kernels.decoder_generate`."""
         stack = lambda parts: torch.stack([p.detach() for p in parts])  # noqa: E731
@@ -245,6 +244,17 @@ class Acoustic(nn.Module):
             self.mel_out.bias.detach(),
             self.done.weight.detach()[0],
             self.done.bias.detach()[0],
+        )
+
+    def network(self, precision: str = "float32") -> Decoder:
+        """The decoder, ready for `kernels.decoder_generate`; a copy: build it once, after loading.
+
+        Args:
+            precision: of the compiled backends; see `kernels.Decoder`.
+        """
+        c = self.config
+        return Decoder(
+            self.decoder_weights(), c.attention_layers, c.attention_window, c.max_hold, precision
         )
 
     def fold(self, encoded: Encoded, speaker: Tensor) -> DecoderInputs:
@@ -268,23 +278,23 @@ class Acoustic(nn.Module):
 
     @torch.no_grad()
     def generate(
-        self, text_ids: Tensor, lengths: Tensor, speaker_embedding: Tensor, backend: str = "auto"
-    ) -> Generated:
+        self, text_ids: Tensor, lengths: Tensor, speaker_embedding: Tensor,
+        network: Decoder | None = None, backend: str = "auto",
+    ) -> Generated:  # fmt: skip
         """Speak: text to mel without a teacher.
 
         Args:
             text_ids: [batch, symbols] int64, 0-padded; lengths: [batch].
             speaker_embedding: [batch, speaker_dim].
+            network: what `network()` returned, to prepare it once for many calls.
         """
         c = self.config
         inputs = self.fold(self.encode(text_ids, lengths, speaker_embedding), speaker_embedding)
-        weights = self.decoder_weights()
-        state = kernels.decoder_state(weights, len(text_ids))
+        network = network or self.network()
         limit = c.max_hold * int(lengths.max())
         hidden, path, steps = kernels.decoder_generate(
-            inputs, weights, c.attention_layers, c.attention_window, c.max_hold, limit, state,
-            backend=backend,
-        )  # fmt: skip
+            inputs, network, limit, network.state(len(text_ids)), backend=backend
+        )
         _, mel = self.convert(hidden, steps * c.reduction_factor, speaker_embedding)
         return Generated(denormalise_mel(mel, c.audio), path, steps)
 
