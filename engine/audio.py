@@ -174,23 +174,32 @@ def write(
     Raises:
         InputError: unknown suffix or subtype, no samples, samples not finite, no such folder.
     """
+    data = _encode(samples, sample_rate, *KNOWN_FORMATS[output_format(target, format)], subtype)
+    if not isinstance(target, (str, os.PathLike)):
+        target.write(data)
+        return
+    with atomic_file(target) as file:
+        file.write(data)
+
+
+def output_format(target: PathLike | IO[bytes], format: str | None = None) -> str:
+    """The key of KNOWN_FORMATS that `write` will use; for checks before long work.
+
+    Raises:
+        InputError: unknown suffix, no such folder, or the path is no regular file.
+    """
     is_path = isinstance(target, (str, os.PathLike))
     if format is None:
         format = Path(target).suffix[1:] if is_path else "wav"  # type: ignore[arg-type]
-    known = ", ".join(KNOWN_FORMATS)
     if format.lower() not in KNOWN_FORMATS:
+        known = ", ".join(KNOWN_FORMATS)
         raise InputError(f"{target}: cannot write {format or 'no suffix'!r}; known: {known}")
     path = Path(target) if is_path else None  # type: ignore[arg-type]
     if path is not None and not path.parent.is_dir():
         raise InputError(f"{path}: the folder does not exist; create it first")
     if path is not None and path.exists() and not path.is_file():
         raise InputError(f"{path}: is no regular file; give a new path or a file object")
-    data = _encode(samples, sample_rate, *KNOWN_FORMATS[format.lower()], subtype)
-    if path is None:
-        target.write(data)  # type: ignore[union-attr]
-        return
-    with atomic_file(path) as file:
-        file.write(data)
+    return format.lower()
 
 
 def mu_law_encode(samples: np.ndarray | Tensor, channels: int = 256) -> np.ndarray | Tensor:

@@ -82,6 +82,8 @@ def _voice(engine: Engine, name: str | None) -> Voice:
 def say(args: argparse.Namespace) -> int:
     """Synthesise, write, and say how fast it went."""
     text = sys.stdin.read() if args.text == "-" else args.text
+    if args.output != "-":
+        audio.output_format(args.output, args.format)  # before the work, not after it
     engine = _engine(args)
     voice = _voice(engine, args.voice)
     begin = time.perf_counter()
