@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from tqdm.auto import tqdm
 
 from engine.align import Aligned, align
 from engine.augment import degrade
@@ -24,53 +25,83 @@ from engine.models.vocoder import Vocoder
 from engine.symbols import text_ids
 
 
+class Segments(NamedTuple):
+    """samples [batch, samples] and the mel [batch, n_mels, frames] to speak them from."""
+
+    samples: Tensor
+    mel: Tensor
+
+
 class VocoderTask:
-    """Negative log-likelihood of random segments of speech given their own mel."""
+    """Negative log-likelihood of random segments of speech given their mel.
+
+    Args:
+        mels: by utterance, what a generator made of it (`generated_mels`); training then sees these
+            and only these utterances. None: the recordings' own mels.
+    """
 
     kind = "vocoder"
 
     def __init__(
-        self, store: Store, config: VocoderConfig, train: TrainConfig, segment_frames: int = 60
+        self,
+        store: Store,
+        config: VocoderConfig,
+        train: TrainConfig,
+        segment_frames: int = 60,
+        mels: dict[int, np.ndarray] | None = None,
     ) -> None:
-        self.store, self.config, self.train = store, config, train
-        self.segment = segment_frames * config.audio.hop_length
-        # the mel's first and last frames would see reflected audio, the network's convolutions
-        # padding: both are computed on a wider cut and dropped
-        self.margin = 8 * config.audio.hop_length
+        self.store, self.config, self.train, self.mels = store, config, train, mels
+        self.frames = segment_frames
+        # the mel's first and last frames would see reflected audio: computed wider and dropped
+        self.margin = 4
         self.extra: dict[str, Any] = {}
         torch.manual_seed(train.seed)
         self.model = Vocoder(config)
         lengths = store.lengths()
-        wide = self.segment + 2 * self.margin
+        wide = (self.frames + 2 * self.margin) * config.audio.hop_length
+        usable = lengths > wide
         held = np.array([is_held_out(u) for u in store.utterances])
-        self.training = np.flatnonzero((lengths > wide) & ~held)
-        self.held_out = np.flatnonzero((lengths > wide) & held)
+        self.held_out = np.flatnonzero(usable & held)
+        if mels is not None:
+            usable &= np.isin(np.arange(len(store)), list(mels))
+        self.training = np.flatnonzero(usable & ~held)
 
-    def _cut(self, index: int, rng: np.random.Generator, gain: float) -> Tensor:
-        wide = self.segment + 2 * self.margin
-        begin = int(rng.integers(0, self.store.lengths()[index] - wide))
-        return torch.from_numpy(self.store.samples(index, begin, begin + wide)) * gain
+    def _cut(self, index: int, rng: np.random.Generator, gain: float) -> tuple[Tensor, Tensor]:
+        """Samples and mel of a random segment, the samples scaled by `gain`."""
+        hop, frames = self.config.audio.hop_length, self.frames
+        made = None if self.mels is None else self.mels.get(index)
+        wide = frames + 2 * self.margin
+        begin = int(rng.integers(0, int(self.store.lengths()[index]) // hop - wide + 1))
+        samples = self.store.samples(index, begin * hop, (begin + wide) * hop)
+        tensor = torch.from_numpy(samples) * gain
+        inner = slice(self.margin, self.margin + frames)
+        if made is None:
+            mel = self.model.mel(tensor[None])[0, :, inner]
+        else:
+            cut = made[:, begin + inner.start : begin + inner.stop].astype(np.float32)
+            mel = torch.from_numpy(cut) + float(np.log(gain))
+        return tensor[inner.start * hop : inner.stop * hop], mel
 
-    def batch(self, step: int) -> Tensor:
+    def _stack(self, cuts: list[tuple[Tensor, Tensor]]) -> Segments:
+        return Segments(torch.stack([c[0] for c in cuts]), torch.stack([c[1] for c in cuts]))
+
+    def batch(self, step: int) -> Segments:
         rng = np.random.default_rng((self.train.seed, step))
         lengths = self.store.lengths()[self.training].astype(np.float64)
         chosen = rng.choice(self.training, self.train.batch_size, p=lengths / lengths.sum())
         gains = 10 ** (rng.uniform(-9, 3, self.train.batch_size) / 20)
-        return torch.stack([self._cut(i, rng, g) for i, g in zip(chosen, gains, strict=True)])
+        return self._stack([self._cut(int(i), rng, g) for i, g in zip(chosen, gains, strict=True)])
 
-    def loss(self, batch: Tensor) -> tuple[Tensor, dict[str, float]]:
-        frames = self.margin // self.config.audio.hop_length
-        with torch.autocast("cpu", enabled=False):
-            mel = self.model.mel(batch)[..., frames:-frames]
-        loss = self.model.loss(batch[:, self.margin : -self.margin], mel)
+    def loss(self, batch: Segments) -> tuple[Tensor, dict[str, float]]:
+        loss = self.model.loss(*batch)
         return loss, {"nll": float(loss.detach())}
 
     def validate(self) -> dict[str, float]:
         rng = np.random.default_rng(1)
         total = []
         for index in self.held_out[:48:4]:
-            cuts = torch.stack([self._cut(i, rng, 1.0) for i in (index, index)])
-            total.append(float(self.loss(cuts)[0]))
+            cuts = [self._cut(int(index), rng, 1.0) for _ in range(2)]
+            total.append(float(self.loss(self._stack(cuts))[0]))
         return {"nll": float(np.mean(total))}
 
     def show(self, writer: Any, step: int) -> None:
@@ -340,6 +371,29 @@ class AcousticTask:
 
     def show(self, writer: Any, step: int) -> None:
         """Nothing yet."""
+
+
+@torch.no_grad()
+def generated_mels(task: AcousticTask, count: int, progress: bool) -> dict[int, np.ndarray]:
+    """Teacher-forced mels [n_mels, frames] float16 of `count` training utterances, by index.
+
+    What a vocoder meets in use: the generator's mel, smoother than speech, in step with the audio.
+    """
+    rng = np.random.default_rng(task.train.seed)
+    chosen = rng.permutation(task.training)[:count]
+    chosen = chosen[np.argsort(task.store.lengths()[chosen], kind="stable")]
+    task.model.eval()
+    found = {}
+    for begin in tqdm(range(0, len(chosen), 8), desc="generated mels", disable=not progress):
+        indices = chosen[begin : begin + 8]
+        batch = task.collate(indices, np.random.default_rng(begin), 0.0, degraded=0.0)
+        speaker, _ = task.model.encoder(*batch.references)
+        out = task.model.acoustic(
+            batch.text_ids, batch.lengths, batch.mel, batch.frames, batch.path, speaker
+        )
+        for row, index in enumerate(indices):
+            found[int(index)] = out.mel[row, :, : int(batch.frames[row])].numpy().astype(np.float16)
+    return found
 
 
 def attention_path(times: list[float], steps: int, config: AcousticConfig) -> Tensor:

@@ -24,8 +24,9 @@ from engine.config import (
 )
 from engine.data import Store, open_store
 from engine.errors import ConfigError, InputError
-from engine.tasks import AcousticTask, EncoderTask, VocoderTask
+from engine.tasks import AcousticTask, EncoderTask, VocoderTask, generated_mels
 
+GENERATED = 1200  # utterances whose mels are made for fine-tuning the vocoder: 180 MB
 WHAT = ("vocoder", "encoder", "generator", "export", "plot")
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vocoder": {"steps": 100_000, "batch_size": 4},
@@ -53,6 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change one value, e.g. steps=5000, learning_rate=3e-4 or model.layers=18",
     )  # fmt: skip
     parser.add_argument("--encoder", metavar="RUN", help="generator: start from this encoder run")
+    parser.add_argument(
+        "--start", metavar="RUN", help="vocoder: start from the weights of this run"
+    )
+    parser.add_argument(
+        "--generator", metavar="RUN",
+        help="vocoder: train on the mels that this run's generator makes, not on true ones",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
     parser.add_argument("--cache", help="decoded audio (default: ~/.cache/clonewave)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -88,7 +96,7 @@ def _task(
     args: argparse.Namespace, model: dict[str, Any], train: TrainConfig, store: Store
 ) -> training.Task:
     if args.what == "vocoder":
-        return VocoderTask(store, from_dict(VocoderConfig, model), train)
+        return _vocoder_task(args, model, train, store)
     if args.what == "encoder":
         return EncoderTask(store, from_dict(EncoderConfig, model), train)
     encoder = EncoderConfig()
@@ -99,6 +107,23 @@ def _task(
     task = AcousticTask(store, from_dict(AcousticConfig, model), encoder, train)
     if weights is not None:
         task.model.encoder.load_state_dict(weights)
+    return task
+
+
+def _vocoder_task(
+    args: argparse.Namespace, model: dict[str, Any], train: TrainConfig, store: Store
+) -> VocoderTask:
+    mels = None
+    if args.generator:
+        weights, state = _averaged(Path(args.generator), "")
+        acoustic = from_dict(AcousticConfig, state["config"])
+        encoder = from_dict(EncoderConfig, state["extra"].get("encoder", {}))
+        generator = AcousticTask(store, acoustic, encoder, train)
+        generator.model.load_state_dict(weights)
+        mels = generated_mels(generator, GENERATED, progress=not args.quiet)
+    task = VocoderTask(store, from_dict(VocoderConfig, model), train, mels=mels)
+    if args.start:
+        task.model.load_state_dict(_averaged(Path(args.start), "")[0])
     return task
 
 
