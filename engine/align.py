@@ -21,6 +21,10 @@ from engine.text import Rng, Sentence, front_end
 # 0.1 to 0.18 s.
 SHORT_PAUSE_S = 0.09
 LONG_PAUSE_S = 0.19
+# Recordings are trimmed this close to the first and last sound, but the teacher counts the silence
+# after the last phone as its own.
+EDGE_S = 0.03
+MIN_PHONE_S = 0.01
 MAX_COST = 0.08  # per phone; half of the corpus is below 0.03, wrongly read words are above
 
 FLAP = "DX"  # teacher's ɾ, either T or D of ours
@@ -268,7 +272,24 @@ def _timed(
             times.append(stop_s)
             words.append(replace(word, separator=separator))
         at = end
-    return Aligned(replace(sentence, words=tuple(words)), tuple(times), cost)
+    heard = replace(sentence, words=tuple(words))
+    return Aligned(heard, tuple(_with_room(heard, times)), cost)
+
+
+def _with_room(sentence: Sentence, times: list[float]) -> list[float]:
+    """Move boundaries by what START, the last terminal and each phone lack of their shortest."""
+    least = [EDGE_S]
+    for word in sentence.words:
+        least += [MIN_PHONE_S] * len(word.phones) + [0.0] * len(word.separator)
+    least[-1] = EDGE_S
+    scale = min(1.0, times[-1] / sum(least))
+    out = list(times)
+    for k in range(len(least) - 1):
+        out[k + 1] = max(out[k + 1], out[k] + scale * least[k])
+    for k in range(len(least) - 1, 0, -1):
+        out[k] = min(out[k], out[k + 1] - scale * least[k])
+    out[0] = 0.0
+    return [max(second, 0.0) for second in out]
 
 
 def _pause(seconds: float) -> str:
