@@ -9,8 +9,14 @@ import warnings
 from collections.abc import Callable, Sequence
 
 from engine import __version__, commands, corpus, evaluate, train_command
-from engine.errors import BackendUnavailable, ConfigError, EngineError, InputError
-from engine.errors import VoiceError, WeightsError
+from engine.errors import (
+    BackendUnavailable,
+    ConfigError,
+    EngineError,
+    InputError,
+    VoiceError,
+    WeightsError,
+)
 
 OK, USAGE, BAD_INPUT, MISSING, DEVICE, INTERRUPTED = 0, 2, 3, 4, 5, 130
 NOT_BUILT = ("bench", "serve", "batch", "voices", "detect", "audit")

@@ -17,7 +17,6 @@ import torch
 
 from engine import audio, kernels
 from engine.engine import Engine
-from engine.errors import InputError
 from engine.voice import Voice
 
 DEFAULT_TEXT = "Three seconds of a voice are enough to speak any text in it."
@@ -102,7 +101,8 @@ def say(args: argparse.Namespace) -> int:
             print(f"warning: {problem}", file=sys.stderr)
     speed = speech.seconds / seconds
     where = "stdout" if args.output == "-" else str(Path(args.output).resolve())
-    summary = f"{speech.seconds:.2f} s of speech in {seconds:.2f} s = {speed:.1f}x real time: {where}"
+    fast = f"{speech.seconds:.2f} s of speech in {seconds:.2f} s = {speed:.1f}x real time"
+    summary = f"{fast}: {where}"
     result = {
         "file": where, "seconds": speech.seconds, "compute_seconds": seconds,
         "realtime_speedup": speed, "words": [vars(w) for w in speech.words],

@@ -129,7 +129,8 @@ class Engine:
         try:
             embedding = torch.tensor(np.asarray(emb), dtype=torch.float32)
         except (TypeError, ValueError) as error:
-            raise VoiceError(f"{type(emb).__name__} is no voice: give a Voice or its file") from error
+            name = type(emb).__name__
+            raise VoiceError(f"{name} is no voice: give a Voice or its file") from error
         wanted = (self.config.encoder.speaker_dim,)
         if tuple(embedding.shape) != wanted or not torch.isfinite(embedding).all():
             raise VoiceError(f"embedding {list(embedding.shape)}: need finite {list(wanted)}")

@@ -94,7 +94,9 @@ def parts(
         if number:
             yield None, np.zeros(round(SENTENCE_GAP_S * rate), np.float32)
         spoken = speak(engine, sentence, embedding, speed)
-        source = VocoderStream(engine.vocoder, engine.network, spoken.mel, seed, number, engine.backend)
+        source = VocoderStream(
+            engine.vocoder, engine.network, spoken.mel, seed, number, engine.backend
+        )
         begins: Spoken | None = spoken
         while (samples := source.next(CHUNK_FRAMES)) is not None:
             yield begins, samples.cpu().numpy()

@@ -39,7 +39,8 @@ class Op:
             BackendUnavailable: the named backend does not exist or cannot run this call.
         """
         if backend == "auto":
-            return next(b for b in ORDER if b in self.impls and self.impls[b].why_not(*args) is None)
+            here = (b for b in ORDER if b in self.impls)
+            return next(b for b in here if self.impls[b].why_not(*args) is None)
         if backend not in self.impls:
             have = sorted(self.impls)
             raise BackendUnavailable(f"{self.name}: no {backend!r} backend, have {have}")

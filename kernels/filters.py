@@ -12,7 +12,8 @@ from torch import Tensor
 def _hz_to_mel(hz: np.ndarray) -> np.ndarray:
     """Slaney mel scale: linear below 1 kHz, logarithmic above."""
     linear = hz / (200.0 / 3)
-    return np.where(hz < 1000, linear, 15 + np.log(np.maximum(hz, 1e-9) / 1000) * (27 / np.log(6.4)))
+    above = 15 + np.log(np.maximum(hz, 1e-9) / 1000) * (27 / np.log(6.4))
+    return np.where(hz < 1000, linear, above)
 
 
 def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
@@ -30,7 +31,8 @@ def mel_filterbank(sample_rate: int, n_fft: int, n_mels: int, f_min: float, f_ma
     rising = -ramps[:-2] / widths[:-1, None]
     falling = ramps[2:] / widths[1:, None]
     triangles = np.maximum(0, np.minimum(rising, falling))
-    return torch.from_numpy((triangles * (2 / (centres[2:] - centres[:-2]))[:, None]).astype(np.float32))
+    unit_area = triangles * (2 / (centres[2:] - centres[:-2]))[:, None]
+    return torch.from_numpy(unit_area.astype(np.float32))
 
 
 @lru_cache
@@ -47,4 +49,4 @@ def pqmf_filters(bands: int, taps: int, cutoff: float, beta: float) -> tuple[Ten
     analysis = 2 * prototype * np.cos(phase + offset)
     synthesis = 2 * prototype * np.cos(phase - offset) * bands
     as_tensor = lambda a: torch.from_numpy(a.astype(np.float32))  # noqa: E731
-    return as_tensor(analysis[:, ::-1].copy()), as_tensor(synthesis)
+    return as_tensor(analysis), as_tensor(synthesis)
