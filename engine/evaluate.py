@@ -96,8 +96,13 @@ SENTENCES = (
 class SpeechLike(Protocol):
     """What `synthesize` returns; engine.Speech is one."""
 
-    samples: np.ndarray  # float [samples] in [-1, 1]
-    sample_rate: int
+    @property
+    def samples(self) -> np.ndarray:
+        """Float [samples] in [-1, 1]."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
 
 
 @dataclass(frozen=True)
@@ -344,7 +349,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", type=Path, help="folder of model weights (default: those shipped)"
     )
-    parser.add_argument("--backend", default="auto", help="kernel backend (default auto)")
+    parser.add_argument("--backend", help="kernel backend (default auto)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthesis (default 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -366,7 +371,7 @@ def run(args: argparse.Namespace) -> int:
         speakers=args.speakers.split(",") if args.speakers else None,
         reference=args.reference,
         keep_audio=args.keep_audio,
-        settings={"weights": str(args.weights or "default"), "backend": args.backend},
+        settings={"weights": str(args.weights or "default"), "backend": cloner.backend},
     )
     print(json.dumps(report.to_dict(), ensure_ascii=False) if args.json else report.table())
     return 0
