@@ -106,3 +106,11 @@ def test_clipping_is_measured_and_refused():
     single_peaks = talk()
     single_peaks[::50] = 1.0  # 2 % at full scale, but never three in a row: not clipping
     assert audio.prepare(single_peaks, 24_000, config=CONFIG).clipped_share == 0
+
+
+def test_a_train_of_clicks_is_not_speech():
+    clicks = np.zeros(72_000, "f4")
+    for start in range(0, 72_000, 3_600):
+        clicks[start : start + 480] = tone(0.02)  # 20 ms every 0.15 s, near enough to be bridged
+    with pytest.raises(InputError, match=r"0\.00 s of speech"):
+        audio.prepare(clicks, 24_000, config=CONFIG)
