@@ -42,7 +42,9 @@ class Utterance:
 
 
 def _rows(path: Path, separator: str) -> list[list[str]]:
-    return [line.rstrip("\n").split(separator) for line in path.open(encoding="utf-8")]
+    # a builder that is killed may tear the last line, even within a character
+    text = path.read_text(encoding="utf-8", errors="replace")
+    return [line.split(separator) for line in text.split("\n") if line]
 
 
 def _corpus(folder: Path) -> Iterable[Utterance]:
@@ -50,7 +52,7 @@ def _corpus(folder: Path) -> Iterable[Utterance]:
     audio_root = folder / "audio" if (folder / "audio").is_dir() else folder
     for manifest in sorted(folder.glob("manifest*.tsv")):
         for row in _rows(manifest, "\t"):
-            if len(row) != 8:  # a builder that was killed may leave a torn last line
+            if len(row) != 8 or not row[7]:  # torn
                 continue
             name, speaker, _, text, phonemes, frames, offset, frame = row
             # mixed speakers are numbered anew in every build; stock voices are the same everywhere

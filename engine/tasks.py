@@ -5,7 +5,6 @@ Every batch is a function of (seed, step) alone: a resumed run is the run that n
 
 from __future__ import annotations
 
-from collections import defaultdict
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +13,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from engine import show
 from engine.align import Aligned, align
-from engine.augment import degrade
 from engine.config import AcousticConfig, EncoderConfig, TrainConfig, VocoderConfig, to_dict
+from engine.crops import References, SpeakerSampler
 from engine.data import Store, is_held_out
+from engine.errors import InputError
 from engine.models.acoustic import Acoustic
 from engine.models.layers import log_mel
 from engine.models.speaker_encoder import SpeakerEncoder
@@ -105,53 +106,9 @@ class VocoderTask:
         return {"nll": float(np.mean(total))}
 
     def show(self, writer: Any, step: int) -> None:
-        """Nothing yet."""
-
-
-class References(NamedTuple):
-    """Cloning samples of several speakers, as `SpeakerEncoder` takes them."""
-
-    mel: Tensor
-    frames: Tensor
-    present: Tensor
-
-
-class SpeakerSampler:
-    """Random crops of a speaker's recordings, as mels, some of them degraded."""
-
-    def __init__(self, store: Store, indices: np.ndarray, config: EncoderConfig) -> None:
-        self.store, self.config = store, config
-        by_speaker: dict[str, list[int]] = defaultdict(list)
-        for i in indices:
-            by_speaker[store.utterances[i].speaker].append(int(i))
-        self.by_speaker = dict(by_speaker)
-        self.speakers = sorted(by_speaker)
-
-    def crop(
-        self, index: int, seconds: float, rng: np.random.Generator, degraded: float
-    ) -> np.ndarray:
-        """[n_mels, frames] of a random part of one utterance; `degraded`: probability."""
-        audio = self.config.audio
-        wanted = int(seconds * audio.sample_rate) // audio.hop_length * audio.hop_length
-        length = int(self.store.lengths()[index])
-        begin = int(rng.integers(0, max(length - wanted, 0) + 1))
-        samples = self.store.samples(index, begin, begin + wanted)
-        with torch.autocast("cpu", enabled=False):
-            mel = log_mel(torch.from_numpy(samples)[None], audio)[0].numpy()
-        return degrade(mel, audio, rng) if rng.random() < degraded else mel
-
-    def collate(self, crops: list[list[np.ndarray]]) -> References:
-        """Pad the cloning samples of each speaker to one tensor."""
-        count = max(len(c) for c in crops)
-        longest = max(m.shape[1] for c in crops for m in c)
-        mel = torch.zeros(len(crops), count, self.config.audio.n_mels, longest)
-        frames = torch.full((len(crops), count), self.config.frame_stride)
-        for i, samples in enumerate(crops):
-            for j, sample in enumerate(samples):
-                mel[i, j, :, : sample.shape[1]] = torch.from_numpy(sample)
-                frames[i, j] = sample.shape[1]
-        present = torch.arange(count) < torch.tensor([len(c) for c in crops])[:, None]
-        return References(mel, frames, present)
+        """Copy synthesis of two held-out recordings."""
+        recordings = [self.store.samples(int(i)) for i in self.held_out[:2]]
+        show.copy_synthesis(self.model, recordings, writer, step)
 
 
 class _Contrast(nn.Module):
@@ -185,6 +142,11 @@ class EncoderTask:
         is_unseen = np.array([u.speaker in unseen for u in store.utterances])
         self.training = SpeakerSampler(store, everyone[~is_unseen], config)
         self.held_out = SpeakerSampler(store, everyone[is_unseen], config)
+        if len(self.training.speakers) < train.batch_size or len(self.held_out.speakers) < 2:
+            raise InputError(
+                f"{len(speakers)} speakers, of which a twentieth is held out: too few for two of "
+                f"those and a batch of {train.batch_size}; add data or lower batch_size"
+            )
 
     def _views(
         self, sampler: SpeakerSampler, names: list[str], rng: np.random.Generator, degraded: float
@@ -224,7 +186,16 @@ class EncoderTask:
         return {"accuracy": float(right), "equal_error_rate": equal_error_rate(same, other)}
 
     def show(self, writer: Any, step: int) -> None:
-        """Nothing yet."""
+        """Map of held-out speakers' embeddings, a few crops of each."""
+        names = self.held_out.speakers[:12]
+        rng = np.random.default_rng(3)
+        crops = [
+            [self.held_out.crop(int(rng.choice(self.held_out.by_speaker[name])), 2.0, rng, 0.5)]
+            for name in names
+            for _ in range(6)
+        ]
+        references = self.held_out.collate(crops)
+        show.voice_map(self.model.encoder, references, np.repeat(names, 6).tolist(), writer, step)
 
 
 def equal_error_rate(same: Tensor, other: Tensor) -> float:
@@ -274,9 +245,14 @@ class AcousticTask:
         torch.manual_seed(train.seed)
         self.model = Cloner(config, encoder)
         self.aligned = self._align()
-        usable = np.array(sorted(self.aligned))
-        held = np.array([is_held_out(store.utterances[i]) for i in usable])
+        usable = np.array(sorted(self.aligned), dtype=np.int64)
+        held = np.array([is_held_out(store.utterances[i]) for i in usable], dtype=bool)
         self.training, self.held_out = usable[~held], usable[held]
+        if len(self.training) < train.batch_size:
+            raise InputError(
+                f"{len(self.training)} utterances with phoneme durations that fit their text: "
+                f"fewer than a batch of {train.batch_size}; see `clonewave corpus`"
+            )
         self.sampler = SpeakerSampler(store, np.arange(len(store)), encoder)
 
     def _align(self) -> dict[int, Aligned]:
@@ -367,10 +343,17 @@ class AcousticTask:
         for begin in range(0, min(len(self.held_out), 48), 8):
             rng = np.random.default_rng(begin)
             rows.append(self.loss(self.collate(self.held_out[begin : begin + 8], rng, 0.0, 0.0))[1])
-        return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]}
+        return {k: float(np.mean([r[k] for r in rows])) for k in rows[0]} if rows else {}
 
     def show(self, writer: Any, step: int) -> None:
-        """Nothing yet."""
+        """Alignments and mels of two held-out utterances, and what they should sound like."""
+        chosen = self.held_out[:2]
+        if not len(chosen):
+            return
+        batch = self.collate(chosen, np.random.default_rng(0), 0.0, 0.0)
+        show.generation(self.model.acoustic, self.model.encoder, batch, writer, step)
+        samples = [self.store.samples(int(i)) for i in chosen]
+        show.recordings(samples, self.config.audio.sample_rate, writer, step)
 
 
 @torch.no_grad()

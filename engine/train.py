@@ -204,8 +204,9 @@ def _step(
 
 
 def _writer(folder: Path) -> Any:
-    """TensorBoard writer, or None without the `train` extra."""
+    """TensorBoard writer, or None without the `train` extra (it draws with matplotlib)."""
     try:
+        import matplotlib  # noqa: F401
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
