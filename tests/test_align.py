@@ -112,6 +112,19 @@ def test_extra_and_missing_phones_stay_in_their_word():
     assert result.times[4:11] == pytest.approx([0.025 * frame for frame in frames])
 
 
+def test_silence_in_the_last_phone_before_a_pause_is_the_pause():
+    # 24 frames (0.6 s) of k before a space of 2: 0.12 s of k, the rest and the space are the pause.
+    phonemes = "blˈik mˈæn ɪn ðə pˈɑɹk."
+    durations = [2] * (len(phonemes) + 2)
+    durations[phonemes.index("k") + 1] = 24
+    result = align("bleak man in the park.", phonemes, durations, 0.0, 0.025, 1.75)
+    word = result.sentence.words[0]
+    assert word.separator == ("%",)
+    _, end = result.sentence.spans()[0]
+    assert result.times[end] - result.times[end - 1] == pytest.approx(0.12)
+    assert result.times[end + 1] - result.times[end] == pytest.approx(0.48 + 0.05)
+
+
 def test_durations_must_fit():
     with pytest.raises(ValueError, match="durations"):
         align("hi", "hˈI", [1, 2, 3], 0.0, 0.025, 1.0)

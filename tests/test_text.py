@@ -2,6 +2,8 @@
 """Front end: exact phones, pauses, written pronunciations, hostile text, cutting."""
 
 import random
+import subprocess
+import sys
 import unicodedata
 
 import pytest
@@ -258,3 +260,9 @@ def test_characters_are_drawn_by_word():
 
 def test_sentence_is_a_value():
     assert front_end("Hello.")[0] == Sentence(*vars(front_end("Hello.")[0]).values())
+
+
+def test_importing_does_not_load_gruut():
+    code = "import sys, engine.text; print('gruut' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
