@@ -7,6 +7,8 @@ import torch
 from engine.kernels import WaveNet
 from torch import Tensor
 
+from engine import kernels
+
 
 def assert_as_accurate(actual: Tensor, op: Callable, *inputs: Tensor, factor: float = 2.0) -> None:
     """Fail if `actual` errs more than `factor` times the reference run in the same dtype.
@@ -51,6 +53,34 @@ def teacher_forced(network: WaveNet, conditioning: Tensor, outputs: Tensor) -> n
         x = x + residuals[i] @ z
     top = np.maximum(hidden @ np.maximum(skip, 0) + hidden_bias[:, None], 0)
     return last @ top + last_bias[:, None]
+
+
+def driven(
+    network: WaveNet, conditioning: Tensor, targets: Tensor, backend: str
+) -> tuple[Tensor, Tensor]:
+    """Means and log-scales of a Gaussian network's backend, given all true `targets` before them.
+
+    Two streams with noise 0 and 1 are run step by step and their last outputs replaced: the first
+    gives the mean, the difference the scale. One item [1, ...]; returns [bands, band_steps] each.
+    """
+    state = network.state(2)
+    both = conditioning.expand(2, -1, -1, -1)
+    noise = torch.tensor([0.0, 1.0])[:, None, None].expand(2, targets.shape[1], 1)
+    made = []
+    for t in range(targets.shape[2]):
+        frame = t // network.band_steps_per_frame
+        local = both[..., frame : frame + 1]
+        made.append(kernels.wavenet_generate(local, noise, network, state, backend=backend))
+        state.last[:, :, 1] = targets[0, :, t]
+    mean, raised = torch.cat(made, dim=-1).double()
+    return mean, torch.log(raised - mean)
+
+
+def nll(mean: Tensor, log_scale: Tensor, targets: Tensor, floor: float = -7.0) -> Tensor:
+    """Negative log-likelihood per band [bands], in nat, log-scales floored as in training."""
+    log_scale = log_scale.clamp_min(floor)
+    z = (targets - mean) * torch.exp(-log_scale)
+    return (0.5 * z.square() + log_scale).mean(dim=-1) + 0.5 * np.log(2 * np.pi)
 
 
 def sampled(head: np.ndarray, randomness: Tensor, codes: int) -> np.ndarray:
