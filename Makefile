@@ -1,0 +1,62 @@
+# `make help` lists the targets. Needs Python 3.10 or newer and a C++17 compiler; everything else
+# goes into .venv. Stamp files there keep a second run quick.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock
+BUILD := setuptools wheel pybind11
+SAMPLE := engine/samples/austen.flac
+TEXT ?= Hello there. Three seconds of a voice are enough to speak any text in it.
+NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint types wheel bench clean
+
+help:  ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+
+# Its own step: the pinned build tools, so that the next ones build without isolation.
+$(VENV)/.tools: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; run: make PYTHON=python3.x")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(BUILD)
+	@touch $@
+
+$(VENV)/.core: $(VENV)/.tools pyproject.toml $(NATIVE)
+	$(PIP) --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(PIP) --no-build-isolation -e '.[dev,train,eval]'
+	$(PIP) --no-deps Resemblyzer  # its webrtcvad is replaced by webrtcvad-wheels
+	@touch $@
+
+demo: $(VENV)/.core  ## clone the bundled sample, speak, write demo/hello.wav, print how fast
+	@mkdir -p demo
+	$(BIN)/clonewave clone $(SAMPLE) -o demo/voice.safetensors --consent "public-domain recording"
+	$(BIN)/clonewave say "$(TEXT)" -v demo/voice.safetensors -o demo/hello.wav
+
+test: lint types  ## lint, type checks and the whole test suite
+	$(BIN)/pytest -q
+
+lint: $(VENV)/.dev  ## ruff
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev  ## mypy, over the tree laid out as it is installed
+	@rm -rf build/types && mkdir -p build/types/engine
+	@ln -s $(CURDIR)/engine/* $(CURDIR)/kernels build/types/engine/
+	cd build/types && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache
+
+wheel: $(VENV)/.tools  ## dist/clonewave-*.whl
+	rm -rf build/lib build/bdist.* build/lib.*
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+
+bench: $(VENV)/.dev  ## every benchmark; each kernel is checked before it is timed
+	$(BIN)/pytest -q bench
+
+clean:  ## remove everything that the other targets made
+	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks
+	rm -f kernels/*.so
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
