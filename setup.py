@@ -7,6 +7,7 @@ AddressSanitizer and UBSan.
 
 import os
 import platform
+from glob import glob
 
 from pybind11.setup_helpers import Pybind11Extension, build_ext
 from setuptools import setup
@@ -43,10 +44,11 @@ class BuildExt(build_ext):
         super().build_extension(ext)
 
 
+SOURCES = ("bind_cpu", "bind_decoder", "cpu/wavenet", "cpu/decoder", "cpu/filters", "cpu/noise")
 cpu = Pybind11Extension(
     "engine.kernels._cpu",
-    [f"csrc/{name}.cpp" for name in ("bind_cpu", "cpu/wavenet", "cpu/filters", "cpu/noise")],
-    depends=["csrc/ops.h", "csrc/wavenet.h", "csrc/cpu/wavenet_isa.h", "csrc/cpu/pack.h"],
+    [f"csrc/{name}.cpp" for name in SOURCES],
+    depends=[*glob("csrc/*.h"), *glob("csrc/cpu/*.h")],
     define_macros=[("CLONEWAVE_X86", "1")] if X86 else [],
     extra_compile_args=OPTIONS,
     extra_link_args=["-fsanitize=address,undefined"] if SANITIZE else [],

@@ -1,45 +1,9 @@
 // Python bindings of the CPU ops: numpy arrays in, checks, GIL released, call.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
 #include <memory>
-#include <optional>
-#include <stdexcept>
-#include <string>
-#include <vector>
 
-#include "ops.h"
-
-namespace py = pybind11;
-using namespace clonewave;
+#include "bind.h"
 
 namespace {
-
-// Contiguous float32, taken as they are: a converted copy of a state would lose its update.
-using Floats = py::array_t<float, py::array::c_style>;
-using Ints = py::array_t<int64_t, py::array::c_style>;
-
-void require(bool condition, const std::string& message) {
-  if (!condition) throw std::invalid_argument(message);
-}
-
-template <class Array>
-void require_shape(const Array& array, std::vector<int64_t> shape, const std::string& name) {
-  bool same = array.ndim() == static_cast<py::ssize_t>(shape.size());
-  for (size_t i = 0; same && i < shape.size(); ++i) same = array.shape(i) == shape[i];
-  if (same) return;
-  std::string text = name + ": need shape [";
-  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
-  throw std::invalid_argument(text + "]");
-}
-
-Precision precision_of(const std::string& name) {
-  if (name == "float32") return Precision::kFloat32;
-  if (name == "bfloat16") return Precision::kBfloat16;
-  if (name == "int8") return Precision::kInt8;
-  throw std::invalid_argument("precision " + name + ": float32, bfloat16 or int8");
-}
 
 WaveNetDims dims_of(const std::vector<Floats>& w, const std::vector<int>& dilations, int per_frame) {
   require(w.size() == 9, "need the nine arrays of WaveNetWeights");
@@ -171,6 +135,7 @@ PYBIND11_MODULE(_cpu, m) {
       .def("generate", &wavenet_generate, py::arg("conditioning").noconvert(),
            py::arg("randomness").noconvert(), py::arg("last").noconvert(),
            py::arg("history").noconvert(), py::arg("step").noconvert(), py::arg("out").noconvert());
+  bind_decoder(m);
   m.def("lpc_synthesis", &lpc, py::arg("excitation").noconvert(), py::arg("taps").noconvert(),
         py::arg("gain").noconvert(), py::arg("state").noconvert(), py::arg("out").noconvert());
   m.def("pqmf_synthesis", &pqmf, py::arg("band_samples").noconvert(),

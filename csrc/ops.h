@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "decoder.h"
 #include "wavenet.h"
 
 namespace clonewave {
@@ -49,6 +50,45 @@ class WaveNet {
   size_t packed_bytes_;
 };
 
+// Attention decoder of Deep Voice 3, free-running: text and speaker, folded, to hidden states.
+//
+//   x = W_enter relu(W_prenet mel + bias ...) + attended[position] + elapsed
+//   each block: [v; g] = causal conv(x) + bias;  x = sqrt(.5) (x + (v + speaker) sigmoid(g))
+//   attention after some: x = sqrt(.5) (x + softmax(x . keys[window] + key_bias) . values[window])
+//   mel = W_mel x + b; position, elapsed and finished as reference_decoder.decoder_generate has them
+//
+// Shapes:   see DecoderStream; row-major. hidden and path have room for `steps` of each utterance;
+//           of those up to the largest count are written, beyond an utterance's own count with 0 and
+//           its last position.
+// Units:    one decoder step = reduction_factor mel frames.
+// Numerics: residual stream, nonlinearities, attention and done flag are float32 in every precision;
+//           the rest as in WaveNet, int8 throughout. Fixed summation order: equal inputs give equal
+//           bits on one instruction set, in calls of any size and in any batch.
+// Threads:  starts none; calls with distinct streams may run concurrently on one Decoder.
+// Errors:   false if there is no memory, and nothing is changed.
+// Source:   arXiv:1710.07654, section 3.5 and appendix B.
+class Decoder {
+ public:
+  // Packs the weights for one instruction set. `isa` is a name of kIsas that runs here.
+  Decoder(const DecoderDims& dims, const DecoderWeights& weights, Precision precision,
+          const char* isa);
+  ~Decoder();
+  Decoder(const Decoder&) = delete;
+  Decoder& operator=(const Decoder&) = delete;
+
+  bool generate(DecoderStream* streams, int batch, int64_t steps) const noexcept;
+  const DecoderDims& dims() const { return dims_; }
+  const char* isa() const;
+  size_t packed_bytes() const { return packed_bytes_; }
+
+ private:
+  DecoderDims dims_;
+  Precision precision_;
+  const struct Isa* isa_;
+  uint8_t* packed_;
+  size_t packed_bytes_;
+};
+
 // An instruction set this build has code for. Fastest first.
 struct Isa {
   const char* name;
@@ -57,9 +97,14 @@ struct Isa {
   size_t (*pack)(const WaveNetDims&, const WaveNetWeights&, Precision, uint8_t* packed);
   void (*generate)(const WaveNetDims&, const uint8_t* packed, Precision, const WaveNetStream*,
                    int batch, int64_t band_steps);
+  size_t (*pack_decoder)(const DecoderDims&, const DecoderWeights&, Precision, uint8_t* packed);
+  bool (*generate_decoder)(const DecoderDims&, const uint8_t* packed, size_t packed_bytes, Precision,
+                           DecoderStream*, int batch, int64_t steps);
 };
 extern const Isa* const kIsas[];
 extern const int kIsaCount;
+// Throws std::invalid_argument if `name` is not among kIsas or does not run here.
+const Isa* find_isa(const char* name);
 
 // y[t] = gain e[t] + sum_k taps[k] y[t - 1 - k] for independent rows (batch x bands).
 //   excitation, out [rows][steps]; taps [rows][order][frames]; gain [rows][frames];

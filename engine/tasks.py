@@ -66,6 +66,9 @@ class VocoderTask:
         if mels is not None:
             usable &= np.isin(np.arange(len(store)), list(mels))
         self.training = np.flatnonzero(usable & ~held)
+        if not len(self.training):
+            shortest = wide / config.audio.sample_rate
+            raise InputError(f"no utterance of {shortest:.1f} s or more; add data")
 
     def _cut(self, index: int, rng: np.random.Generator, gain: float) -> tuple[Tensor, Tensor]:
         """Samples and mel of a random segment, the samples scaled by `gain`."""

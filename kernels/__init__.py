@@ -4,7 +4,7 @@ Every op takes `backend=`: "auto" picks the fastest that can run the call, a nam
 raises `BackendUnavailable`.
 """
 
-from engine.kernels import native, reference, reference_decoder
+from engine.kernels import native, native_decoder, reference, reference_decoder
 from engine.kernels.dispatch import ORDER, BackendUnavailable, Impl, Op, accepts_everything
 from engine.kernels.filters import mel_filterbank, pqmf_filters
 from engine.kernels.native import isas
@@ -42,7 +42,10 @@ wavenet_generate = _op(
 )
 decoder_generate = Op(
     "decoder_generate",
-    {"reference": Impl(reference_decoder.decoder_generate, accepts_everything)},
+    {
+        "cpp": Impl(native_decoder.decoder_generate, native_decoder.why_not),
+        "reference": Impl(reference_decoder.decoder_generate, accepts_everything),
+    },
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from engine.kernels.reference import WaveNet, WaveNetState
+from engine.kernels.reference_decoder import Decoder, DecoderInputs, DecoderState
 from torch import Tensor
 
 
@@ -65,3 +66,30 @@ def check_gaussian_noise(
     _require(0 <= stream < 2**32, f"stream {stream}: need 32 bits, unsigned")
     _require(0 <= first_step < 2**62, f"first_step {first_step}: need 0 or more")
     _require(band_steps >= 0 and bands > 0, f"{band_steps} steps of {bands} bands")
+
+
+def check_decoder_generate(
+    inputs: DecoderInputs, network: Decoder, steps: int, state: DecoderState
+) -> None:
+    """Inputs and state fit the network and each other; every text has a symbol."""
+    layers, _, channels, kernel = network.weights.convs.shape
+    _require(steps >= 0, f"steps is {steps}")
+    _require(inputs.attended.dim() == 3, "attended: need [batch, symbols, C]")
+    batch, symbols, _ = inputs.attended.shape
+    attentions = len(network.attention_layers)
+    for bias, weight in zip(inputs.prenet_bias, network.weights.prenet, strict=True):
+        _require_shape("prenet_bias", bias, (batch, weight.shape[0]))
+    _require_shape("attended", inputs.attended, (batch, symbols, channels))
+    _require_shape("speaker", inputs.speaker, (batch, layers, channels))
+    _require_shape("folded_keys", inputs.folded_keys, (attentions, batch, symbols, channels))
+    _require_shape("key_bias", inputs.key_bias, (attentions, batch, symbols))
+    _require_shape("folded_values", inputs.folded_values, (attentions, batch, symbols, channels))
+    _require_shape("lengths", inputs.lengths, (batch,))
+    for row, length in enumerate(inputs.lengths.tolist()):
+        _require(1 <= length <= symbols, f"text {row} has {length} of {symbols} symbols")
+    for position, length in zip(state.position.tolist(), inputs.lengths.tolist(), strict=False):
+        _require(0 <= position < length, f"state.position {position} lies outside the text")
+    _require_shape("state.mel", state.mel, (batch, network.weights.mel.shape[0]))
+    _require_shape("state.history", state.history, (batch, layers, channels, kernel - 1))
+    for name in ("position", "elapsed", "finished"):
+        _require_shape(f"state.{name}", getattr(state, name), (batch,))

@@ -38,6 +38,19 @@ def isas() -> dict[str, str | None]:
     return {} if _cpu is None else _cpu.isas()
 
 
+def usable_isa(name: str) -> str:
+    """The instruction set to use for a wanted one, "auto" being the fastest that runs here.
+
+    Raises:
+        BackendUnavailable: this build or this machine lacks it.
+    """
+    usable = [isa for isa, reason in isas().items() if reason is None]
+    chosen = usable[0] if name == "auto" else name
+    if chosen not in usable:
+        raise BackendUnavailable(f"cpp: instruction set {chosen!r} is not usable, have {usable}")
+    return chosen
+
+
 def _refuses(*tensors: Tensor) -> str | None:
     if reason := why_not():
         return reason
@@ -65,14 +78,11 @@ def packed(network: WaveNet) -> Any:
         raise BackendUnavailable(f"cpp: {why_not()}")
     found = _packed.get(network)
     if found is None:
-        usable = [name for name, reason in isas().items() if reason is None]
-        isa = usable[0] if network.isa == "auto" else network.isa
-        if isa not in usable:
-            raise BackendUnavailable(f"cpp: instruction set {isa!r} is not usable, have {usable}")
         arrays = [_array(part.float()) for part in network.weights]
         found = _cpu.WaveNet(
-            arrays, network.dilations, network.band_steps_per_frame, network.precision, isa
-        )
+            arrays, network.dilations, network.band_steps_per_frame, network.precision,
+            usable_isa(network.isa),
+        )  # fmt: skip
         _packed[network] = found
     return found
 

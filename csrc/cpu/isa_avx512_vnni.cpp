@@ -2,9 +2,12 @@
 #include "vec_avx512.h"
 #include "wavenet_isa.h"
 
+#include "decoder_isa.h"
+
 static bool runs_here() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
-extern const clonewave::Isa kAvx512Vnni{"avx512_vnni", runs_here, pack, generate};
+extern const clonewave::Isa kAvx512Vnni{"avx512_vnni", runs_here, pack, generate,
+                                     pack_decoder, generate_decoder};

@@ -2,5 +2,8 @@
 #include "vec_portable.h"
 #include "wavenet_isa.h"
 
+#include "decoder_isa.h"
+
 static bool runs_here() { return true; }
-extern const clonewave::Isa kPortable{"scalar", runs_here, pack, generate};
+extern const clonewave::Isa kPortable{"scalar", runs_here, pack, generate,
+                                     pack_decoder, generate_decoder};

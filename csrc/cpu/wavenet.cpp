@@ -21,9 +21,8 @@ const Isa* const kIsas[] = {
     &kPortable};
 const int kIsaCount = sizeof(kIsas) / sizeof(kIsas[0]);
 
-namespace {
-
-const Isa* find(const std::string& name) {
+const Isa* find_isa(const char* wanted) {
+  const std::string name = wanted;
   for (const Isa* isa : kIsas) {
     if (name == isa->name) {
       if (!isa->runs_here()) throw std::invalid_argument("this machine cannot run " + name);
@@ -33,11 +32,9 @@ const Isa* find(const std::string& name) {
   throw std::invalid_argument("no code for instruction set " + name);
 }
 
-}  // namespace
-
 WaveNet::WaveNet(const WaveNetDims& dims, const WaveNetWeights& weights, Precision precision,
                  const char* isa)
-    : dims_(dims), precision_(precision), isa_(find(isa)) {
+    : dims_(dims), precision_(precision), isa_(find_isa(isa)) {
   dilations_ = new int[dims.layers];
   std::copy(dims.dilations, dims.dilations + dims.layers, dilations_);
   dims_.dilations = dilations_;
