@@ -33,12 +33,14 @@ def _engine_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     choices = ("auto", *kernels.ORDER)
     parser.add_argument("--backend", choices=choices, help="of the kernels (default: auto)")
+    precisions = ("auto", *kernels.PRECISIONS)
+    parser.add_argument("--precision", choices=precisions, default="auto", help="of the vocoder")
     parser.add_argument("--json", action="store_true", help="result as JSON on stdout")
     parser.add_argument("--quiet", action="store_true", help="no progress, no summary")
 
 
 def _engine(args: argparse.Namespace) -> Engine:
-    return Engine(args.weights, args.device, args.backend)
+    return Engine(args.weights, args.device, args.backend, args.precision)
 
 
 def _tell(args: argparse.Namespace, text: str, result: dict[str, Any]) -> None:

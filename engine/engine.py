@@ -40,9 +40,12 @@ class Engine:
         device: "cpu", "cuda" or "auto" (cuda where there is one).
         backend: of `kernels.ORDER`, or "auto": the fastest that can run. None = the environment
             variable CLONEWAVE_BACKEND, else "auto".
+        precision: of the vocoder's weights in compiled backends: "float32", "bfloat16", "int8", or
+            "auto" = int8, which costs no measurable likelihood. The attention decoder is small and
+            stays float32, so that its path does not depend on it.
     Raises:
         WeightsError: weights missing, damaged, or of models that do not fit each other.
-        BackendUnavailable: unknown backend, or no such device here.
+        BackendUnavailable: unknown backend or precision, or no such device here.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class Engine:
         weights: PathLike | None = None,
         device: str = "auto",
         backend: str | None = None,
+        precision: str = "auto",
     ) -> None:
         self.device = _device(device)
         self.backend = _backend(backend)
@@ -63,7 +67,10 @@ class Engine:
         self.acoustic = acoustic.to(self.device)
         self.encoder = encoder.to(self.device)
         self.vocoder = vocoder.to(self.device)
-        self.network = self.vocoder.network()
+        if precision not in ("auto", *kernels.PRECISIONS):
+            known = ("auto", *kernels.PRECISIONS)
+            raise BackendUnavailable(f"precision {precision!r}: give one of {known}")
+        self.network = self.vocoder.network("int8" if precision == "auto" else precision)
         self.decoder = self.acoustic.network()
         self.encoder_hash = checkpoint.sha256(folder / "encoder.safetensors")
         self.folder = folder

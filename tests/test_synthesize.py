@@ -142,12 +142,15 @@ def test_engines_refuse_weights_devices_and_backends_they_cannot_use(tmp_path):
         Engine(tmp_path, device="abacus")
     with pytest.raises(BackendUnavailable):
         Engine(tmp_path, backend="abacus")
+    with pytest.raises(BackendUnavailable):
+        Engine(make_weights(tmp_path), precision="int3")
 
 
 def test_backends_agree(engine, voice, tmp_path):
     plain = Engine(engine.folder, device="cpu", backend="reference")
     reference = plain.synthesize("Hi.", voice, seed=0).samples
-    default = engine.synthesize("Hi.", voice, seed=0).samples
+    compiled = Engine(engine.folder, device="cpu", precision="float32")
+    default = compiled.synthesize("Hi.", voice, seed=0).samples
     np.testing.assert_allclose(default, reference, atol=2e-3)
 
 
