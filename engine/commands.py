@@ -17,6 +17,7 @@ import torch
 
 from engine import audio, kernels
 from engine.engine import Engine
+from engine.text import front_end
 from engine.voice import Voice
 
 DEFAULT_TEXT = "Three seconds of a voice are enough to speak any text in it."
@@ -87,6 +88,7 @@ def say(args: argparse.Namespace) -> int:
         audio.output_format(args.output, args.format)  # before the work, not after it
     engine = _engine(args)
     voice = _voice(engine, args.voice)
+    front_end("Ready.")  # loads the lexicon, once a process, like the weights above
     begin = time.perf_counter()
     speech = engine.synthesize(text, voice, speed=args.speed, seed=args.seed)
     seconds = time.perf_counter() - begin
