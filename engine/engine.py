@@ -21,7 +21,7 @@ from engine.models.acoustic import Acoustic
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.vocoder import Vocoder
 from engine.speech import Speech
-from engine.synthesize import parts, synthesize
+from engine.synthesize import stream, synthesize
 from engine.voice import Voice
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights"
@@ -110,9 +110,7 @@ class Engine:
         self, text: str, emb: AnyVoice, *, speed: float = 1.0, seed: int | None = None
     ) -> Iterator[np.ndarray]:
         """Chunks of float32 samples that join to what `synthesize` returns."""
-        embedding = self._embedding(emb)
-        for _, samples in parts(self, text, embedding, speed=speed, seed=seed):
-            yield samples
+        return stream(self, text, self._embedding(emb), speed=speed, seed=seed)
 
     def default_voice(self) -> Voice:
         """The voice that speaks when none is given.

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional as F
 
 from engine.errors import InputError
-from engine.models.vocoder import VocoderStream
+from engine.models.vocoder import VocoderStream, finish_together
 from engine.speech import Report, Speech, Word
 from engine.symbols import text_ids
 from engine.text import Sentence, front_end
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 CHUNK_FRAMES = 4  # mel frames a chunk: 43 ms
 SENTENCE_GAP_S = 0.2  # silence between two sentences, beside what each ends with
+BLOCK = 16  # sentences that wait for each other's mel
+STREAMS = 4  # sentences the vocoder runs side by side
 SPEEDS = (0.25, 4.0)
 STALL_S = 0.6  # within a word, on one phone
 
@@ -84,45 +86,52 @@ def check(speed: float, seed: int | None) -> int:
     return seed if seed is not None else 0
 
 
-def parts(
+def _start(engine: Engine, spoken: Spoken, seed: int, number: int) -> VocoderStream:
+    return VocoderStream(engine.vocoder, engine.network, spoken.mel, seed, number, engine.backend)
+
+
+def stream(
     engine: Engine, text: str, embedding: torch.Tensor, *, speed: float, seed: int | None
-) -> Iterator[tuple[Spoken | None, np.ndarray]]:
-    """(sentence as it begins, else None; chunk of samples), sentence by sentence, lazily."""
+) -> Iterator[np.ndarray]:
+    """Chunks of samples, sentence by sentence, each sentence begun when the one before is out."""
     seed = check(speed, seed)
-    rate = engine.config.vocoder.audio.sample_rate
     for number, sentence in enumerate(front_end(text)):
         if number:
-            yield None, np.zeros(round(SENTENCE_GAP_S * rate), np.float32)
-        spoken = speak(engine, sentence, embedding, speed)
-        source = VocoderStream(
-            engine.vocoder, engine.network, spoken.mel, seed, number, engine.backend
-        )
-        begins: Spoken | None = spoken
+            yield _gap(engine)
+        source = _start(engine, speak(engine, sentence, embedding, speed), seed, number)
         while (samples := source.next(CHUNK_FRAMES)) is not None:
-            yield begins, samples.cpu().numpy()
-            begins = None
+            yield samples.cpu().numpy()
 
 
 def synthesize(
     engine: Engine, text: str, embedding: torch.Tensor, *, speed: float, seed: int | None
 ) -> Speech:
-    """One text in one voice."""
+    """One text in one voice; the samples of `stream`, its sentences vocoded side by side."""
+    seed = check(speed, seed)
     rate = engine.config.vocoder.audio.sample_rate
-    chunks: list[np.ndarray] = []
-    words: list[Word] = []
-    reports: list[Report] = []
-    total = 0
-    for begins, samples in parts(engine, text, embedding, speed=speed, seed=seed):
-        if begins is not None:
-            shift = total / rate
-            words += [Word(w.word, w.start_s + shift, w.end_s + shift) for w in begins.words]
-            reports.append(begins.report)
-        chunks.append(samples)
-        total += len(samples)
-    report = Report(
-        tuple(x for r in reports for x in r.skips),
-        (),
-        tuple(x for r in reports for x in r.stalls),
-        tuple(x for r in reports for x in r.warnings),
-    )
-    return Speech(np.concatenate(chunks), rate, tuple(words), report)
+    sentences = front_end(text)
+    said: list[Speech] = []
+    for begin in range(0, len(sentences), BLOCK):
+        block = [speak(engine, s, embedding, speed) for s in sentences[begin : begin + BLOCK]]
+        for i, samples in enumerate(_vocode(engine, block, seed, begin)):
+            if begin + i:
+                said.append(Speech(_gap(engine), rate))
+            said.append(Speech(samples, rate, block[i].words, block[i].report))
+    return Speech.join(said)
+
+
+def _gap(engine: Engine) -> np.ndarray:
+    rate = engine.config.vocoder.audio.sample_rate
+    return np.zeros(round(SENTENCE_GAP_S * rate), np.float32)
+
+
+def _vocode(engine: Engine, block: list[Spoken], seed: int, first: int) -> list[np.ndarray]:
+    """Samples of each sentence; those of similar length run together, so little is padding."""
+    order = sorted(range(len(block)), key=lambda i: block[i].mel.shape[-1])
+    samples: dict[int, np.ndarray] = {}
+    for begin in range(0, len(order), STREAMS):
+        group = order[begin : begin + STREAMS]
+        sources = [_start(engine, block[i], seed, first + i) for i in group]
+        for i, made in zip(group, finish_together(sources), strict=True):
+            samples[i] = made.cpu().numpy()
+    return [samples[i] for i in range(len(block))]

@@ -8,6 +8,7 @@ source-filter vocoder with a noise source and learns what is left: the voice's o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -202,18 +203,25 @@ class VocoderStream:
         """Samples [samples] of the next `frames` mel frames; None when all are out."""
         if self.at >= self.frames:
             return None
-        c = self.vocoder.config
         end = min(self.at + frames, self.frames)
-        part = slice(self.at, end)
-        per_frame = c.band_steps_per_frame
-        noise = kernels.gaussian_noise(
-            self.seed, self.number, self.at * per_frame, (end - self.at) * per_frame, c.bands,
+        bands = kernels.wavenet_generate(
+            self.conditioning[..., self.at : end], self._noise(end), self.network, self.state,
             backend=self.backend,
         )  # fmt: skip
-        noise = noise.to(self.tail.device)[None] * c.temperature
-        bands = kernels.wavenet_generate(
-            self.conditioning[..., part], noise, self.network, self.state, backend=self.backend
+        return self._samples(bands, end)
+
+    def _noise(self, end: int) -> Tensor:
+        """[1, bands, band_steps] for the frames up to `end`."""
+        c = self.vocoder.config
+        first, last = self.at * c.band_steps_per_frame, end * c.band_steps_per_frame
+        noise = kernels.gaussian_noise(
+            self.seed, self.number, first, last - first, c.bands, backend=self.backend
         )
+        return noise.to(self.tail.device)[None] * c.temperature
+
+    def _samples(self, bands: Tensor, end: int) -> Tensor:
+        """From the excitation of the frames up to `end` to the samples they make known."""
+        part = slice(self.at, end)
         if self.prediction is not None:
             taps, gain = self.prediction
             bands = kernels.lpc_synthesis(
@@ -226,5 +234,29 @@ class VocoderStream:
             known = F.pad(known, (0, self.reach))
         self.tail = known[..., -2 * self.reach :]
         samples = kernels.pqmf_synthesis(known, self.filters, backend=self.backend)
-        margin = self.reach * c.bands
+        margin = self.reach * self.vocoder.config.bands
         return samples[0, margin : samples.shape[1] - margin].clamp(-1, 1)
+
+
+@torch.no_grad()
+def finish_together(streams: Sequence[VocoderStream]) -> list[Tensor]:
+    """All samples of several fresh streams of one network, generated side by side.
+
+    The network reads its weights once a step for all of them: nearly twice as fast on a CPU. No
+    stream's samples depend on its neighbours.
+    """
+    longest = max(stream.frames for stream in streams)
+    first = streams[0]
+    repeat = first.vocoder.config.band_steps_per_frame
+    pad = lambda x, frames, per: F.pad(x, (0, (longest - frames) * per))  # noqa: E731
+    conditioning = torch.cat([pad(s.conditioning, s.frames, 1) for s in streams])
+    noise = torch.cat([pad(s._noise(s.frames), s.frames, repeat) for s in streams])
+    bands = kernels.wavenet_generate(
+        conditioning, noise, first.network, first.network.state(len(streams)),
+        backend=first.backend,
+    )  # fmt: skip
+    ends = [stream.frames * repeat for stream in streams]
+    return [
+        stream._samples(bands[i : i + 1, :, :end].contiguous(), stream.frames)
+        for i, (stream, end) in enumerate(zip(streams, ends, strict=True))
+    ]
