@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from engine import __version__, commands, corpus, evaluate, train_command
+from engine import __version__, bench, commands, corpus, evaluate, train_command
 from engine.errors import (
     BackendUnavailable,
     ConfigError,
@@ -19,7 +19,7 @@ from engine.errors import (
 )
 
 OK, USAGE, BAD_INPUT, MISSING, DEVICE, INTERRUPTED = 0, 2, 3, 4, 5, 130
-NOT_BUILT = ("bench", "serve", "batch", "voices", "detect", "audit")
+NOT_BUILT = ("serve", "batch", "voices", "detect", "audit")
 
 VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable]] = {
     "say": ("speak text in a voice", commands.add_say, commands.say),
@@ -29,6 +29,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable]
     "train": ("train a model", train_command.add_arguments, train_command.run),
     "corpus": ("build a training corpus", corpus.add_arguments, corpus.run),
     "evaluate": ("judge clones of a folder of people", evaluate.add_arguments, evaluate.run),
+    "bench": ("measure speed on this machine", bench.add_arguments, bench.run),
 }
 
 
