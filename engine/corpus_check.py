@@ -53,7 +53,8 @@ def check(
     judges = recogniser or Judges(threads=threads)
     with (folder / CHECKED).open("a", encoding="utf-8") as out:
         for name in tqdm(new, desc="checking", unit="utt", disable=not progress or not new):
-            heard = judges.transcribe(*audio.read(folder / f"{name}.opus"))
+            places = (folder / f"{name}.opus", folder / REJECTED / f"{name}.opus")
+            heard = judges.transcribe(*audio.read(next(filter(Path.exists, places), places[0])))
             rates[name] = judges.word_error_rate(texts[name], heard)
             out.write(f"{name}\t{rates[name]:.4f}\t{' '.join(heard.split())}\n")
             out.flush()

@@ -106,7 +106,7 @@ class VocoderTask:
         for index in self.held_out[:48:4]:
             cuts = [self._cut(int(index), rng, 1.0) for _ in range(2)]
             total.append(float(self.loss(self._stack(cuts))[0]))
-        return {"nll": float(np.mean(total))}
+        return {"nll": float(np.mean(total))} if total else {}
 
     def show(self, writer: Any, step: int) -> None:
         """Copy synthesis of two held-out recordings."""

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -202,14 +203,15 @@ def test_show(kind, data):
 def test_curves_draw_what_was_logged_last(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
-    lines = [{"step": s, "time": 0, "group": "train", "loss": v} for s, v in ((1, 3), (2, 9), (2, 2))]
+    logged = ((1, 3), (2, 9), (2, 2))
+    lines = [{"step": s, "time": 0, "group": "train", "loss": v} for s, v in logged]
     (run / "log.jsonl").write_text("\n".join(map(json.dumps, lines)) + '\n{"step": 3, "ti')
     assert plots.read_log(run) == {("loss", "train"): {1: 3, 2: 2}}
     plots.curves([run], tmp_path / "out.png")
     assert (tmp_path / "out.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(InputError, match="run folder|training run"):
+    with pytest.raises(InputError, match="training run"):
         plots.curves([tmp_path], tmp_path / "out.png")
-    with pytest.raises(InputError, match="out.xyz"):
+    with pytest.raises(InputError, match="xyz"):
         plots.curves([run], tmp_path / "out.xyz")
 
 
@@ -219,6 +221,6 @@ def test_learning_rate_warms_up_and_decays():
     assert rates[0] == pytest.approx(0.1)
     assert rates[10:50] == [1.0] * 40
     assert rates[99] == pytest.approx(0.05)
-    assert all(a >= b for a, b in zip(rates[50:], rates[51:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[50:]))
 
 
