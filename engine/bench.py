@@ -47,7 +47,7 @@ TEN_WORDS = (
 WORDS = (10, 20, 40, 80)
 PARAGRAPH = " ".join(TEN_WORDS)
 STREAMS = (1, 4, 16, 64)
-CALL_FRAMES = 2  # of a timed vocoder call: so short that many rounds are disturbed by nothing
+CALL_STEPS = 128  # of a timed vocoder call, streams in sum: so short that nothing disturbs many
 LOOP_STEPS = 16  # of the torch loops
 DECODER_STEPS = 16
 CHECK_STEPS = 12
@@ -93,10 +93,9 @@ class Bench:
         samples, rate = audio.read(SAMPLE)
         self.recording, self.recording_rate = samples[: round(CLONE_S * rate)], rate
         self.voice = engine.clone(self.recording, rate)
-        embedding = torch.from_numpy(np.asarray(self.voice.embedding))
+        self.embedding = embedding = torch.tensor(self.voice.embedding)
         self.sentence = front_end(SENTENCE)[0]
         ids = torch.tensor([text_ids(self.sentence.symbols())])
-        self.embedding = embedding
         with torch.no_grad():
             mel = speak(engine, self.sentence, embedding, 1.0).mel
             self.conditioning = engine.vocoder.conditioning(mel)
@@ -150,34 +149,28 @@ class Bench:
                 " nothing was measured"
             )
 
-    def _call(self, streams: int, frames: int) -> tuple[Tensor, Tensor]:
-        """Conditioning and noise of the sentence's start for so many streams."""
+    def _call(self, streams: int, steps: int) -> tuple[Tensor, Tensor]:
+        """Conditioning of the sentence's start, and noise, for so many streams and band steps."""
         c = self.engine.config.vocoder
-        have = self.conditioning.shape[-1]
-        columns = torch.arange(frames) % have
-        noise = torch.randn(
-            streams, c.bands, frames * c.band_steps_per_frame,
-            generator=torch.Generator().manual_seed(0),
-        )  # fmt: skip
-        return self.conditioning[..., columns].expand(streams, -1, -1, -1).contiguous(), noise
+        columns = min(1 + -(-steps // c.band_steps_per_frame), self.conditioning.shape[-1])
+        shape = (streams, c.bands, steps)
+        noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+        conditioning = self.conditioning[..., :columns].expand(streams, -1, -1, -1)
+        return conditioning.contiguous(), noise
 
     def check_vocoder(self, network: kernels.WaveNet) -> None:
         """Single steps against the reference; longer calls and more streams against those."""
-        conditioning, noise = self._call(4, 1)
-        one = (conditioning[:1], network)
+        conditioning, noise = self._call(4, CHECK_STEPS)
         state, made, exact = network.state(), [], []
         for t in range(CHECK_STEPS):
             before = kernels.WaveNetState(*(part.clone() for part in state))
-            step = noise[:1, :, t : t + 1]
-            made.append(kernels.wavenet_generate(one[0], step, network, state, backend="cpp"))
-            exact.append(
-                kernels.wavenet_generate(one[0], step, network, before, backend="reference")
-            )
+            one = (conditioning[:1], noise[:1, :, t : t + 1], network)
+            made.append(kernels.wavenet_generate(*one, state, backend="cpp"))
+            exact.append(kernels.wavenet_generate(*one, before, backend="reference"))
         self._agree("vocoder", network.precision, made, exact)
         together = kernels.wavenet_generate(
-            conditioning, noise[..., :CHECK_STEPS].contiguous(), network, network.state(4),
-            backend="cpp",
-        )  # fmt: skip
+            conditioning, noise, network, network.state(4), backend="cpp"
+        )
         if not torch.equal(together[:1], torch.cat(made, dim=-1)):
             raise EngineError("vocoder: samples change with streams or calls; nothing was measured")
 
@@ -225,7 +218,8 @@ class Bench:
         used = self.engine.network.precision
         rates = {}
         for streams in STREAMS:
-            call = self._call(streams, CALL_FRAMES)
+            steps = max(CALL_STEPS // streams, 8)
+            call = self._call(streams, steps)
             for precision, network in networks.items():
                 if streams > 4 and precision != used:
                     continue
@@ -237,15 +231,16 @@ class Bench:
                         *c, n, s, backend="cpp"
                     ),
                 )
-                rate = streams * CALL_FRAMES * c.band_steps_per_frame / best
+                rate = streams * steps / best
                 rates[precision, streams] = rate
                 self.figures[f"{name}_steps_per_s"] = rate
                 self.figures[f"{name}_realtime"] = rate * c.bands / self.rate
-        conditioning, noise = self._call(1, 1)
+        call = self._call(1, LOOP_STEPS)
         state = networks[used].state()
-        best = self.timed("vocoder_torch_loop", lambda: kernels.wavenet_generate(
-            conditioning, noise[..., :LOOP_STEPS], networks[used], state, backend="reference"
-        ))  # fmt: skip
+        best = self.timed(
+            "vocoder_torch_loop",
+            lambda: kernels.wavenet_generate(*call, networks[used], state, backend="reference"),
+        )
         self.figures["vocoder_torch_loop_steps_per_s"] = LOOP_STEPS / best
         for precision in networks:
             ratio = rates[precision, 1] * best / LOOP_STEPS
