@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import soundfile  # type: ignore[import-untyped]  # ships no types
-import soxr  # type: ignore[import-untyped]  # ships no types
+import soundfile
+import soxr
 import torch
 from torch import Tensor
 
@@ -290,7 +290,7 @@ def _decode(file: IO[bytes], name: str, limits: DecodeLimits) -> tuple[np.ndarra
     return _checked(name, samples, sample_rate)
 
 
-class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # its base has no types
+class _Forward(soundfile.SoundFile):
     """soundfile seeks after each read of a seekable file, which corrupts the next MP3 frame."""
 
     def seekable(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -48,7 +48,7 @@ def clone(
         raise EngineError(f"method {method!r} is not built yet; use one of {list(METHODS)}")
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; use one of {list(METHODS)}")
-    sources = list(wav) if isinstance(wav, (list, tuple)) else [wav]
+    sources = list(wav) if isinstance(wav, (list, tuple)) else [cast(AudioSource, wav)]
     if not 1 <= len(sources) <= MAX_SAMPLES:
         raise InputError(f"{len(sources)} cloning samples; give 1 to {MAX_SAMPLES}")
     config = engine.config.encoder

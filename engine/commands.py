@@ -169,7 +169,7 @@ def info(args: argparse.Namespace) -> int:
     """Parameter counts, file sizes and the configuration of a voice model."""
     engine = _engine(args)
     models = {"acoustic": engine.acoustic, "encoder": engine.encoder, "vocoder": engine.vocoder}
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, model in models.items():
         path = engine.folder / f"{name}.safetensors"
         parameters = sum(p.numel() for p in model.parameters())
@@ -200,7 +200,7 @@ def add_doctor(parser: argparse.ArgumentParser) -> None:
 def doctor(args: argparse.Namespace) -> int:
     """Versions, devices, kernels by backend with reasons, instruction sets, extras."""
     absent = lambda names: [n for n in names if importlib.util.find_spec(n) is None]  # noqa: E731
-    found = {
+    found: dict[str, Any] = {
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}",
         "versions": {n: metadata.version(n) for n in ("clonewave", "torch", "numpy")},

@@ -27,7 +27,7 @@ def from_dict(kind: type[T], values: dict[str, Any]) -> T:
     built = {}
     for name, value in values.items():
         if is_dataclass(hints[name]) and isinstance(value, dict):
-            value = from_dict(hints[name], value)  # type: ignore[arg-type]
+            value = from_dict(hints[name], value)
         built[name] = tuple(value) if isinstance(value, list) else value
     return kind(**built)
 

@@ -99,7 +99,7 @@ def build(
             bar.set_postfix_str(f"{len(manifest.seconds)} utterances, {manifest.hours:.2f} h")
 
 
-def _bar(goal: Goal, manifest: Manifest, progress: bool) -> tqdm:  # type: ignore[type-arg]
+def _bar(goal: Goal, manifest: Manifest, progress: bool) -> tqdm:
     if goal.hours is not None:
         done, total = manifest.hours, goal.hours
         shown = "{percentage:3.0f}%|{bar}| {n:.2f}/{total:.2f} h [{elapsed}<{remaining}, {postfix}]"

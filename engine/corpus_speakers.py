@@ -160,7 +160,12 @@ def make(number: int) -> Row | None:
 def _load(recipe: Recipe) -> None:
     global _maker
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the builder says when to stop
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _maker = recipe.maker()
+
+
+def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-    _maker = recipe.maker()
+    parent.join()
+    os._exit(1)

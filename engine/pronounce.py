@@ -109,7 +109,7 @@ class _English:
     """gruut's lexicon as a dictionary, and its two models behind a lock: they hold state."""
 
     def __init__(self) -> None:
-        import gruut_lang_en  # type: ignore[import-untyped]
+        import gruut_lang_en
         from gruut.g2p import GraphemesToPhonemes
         from gruut.pos import PartOfSpeechTagger
 

@@ -29,9 +29,12 @@ class Task(Protocol):
     """What the loop needs to know of a model."""
 
     kind: str  # "vocoder", "acoustic" or "encoder", as in checkpoint.py
-    model: nn.Module
     config: Any  # of the model
     extra: dict[str, Any]  # plain JSON to keep in checkpoints, beside the config
+
+    @property
+    def model(self) -> nn.Module:
+        """What is trained; the same object every time."""
 
     def batch(self, step: int) -> Any:
         """The examples of one step; a function of the step alone."""
@@ -196,7 +199,7 @@ def _step(
     batch = task.batch(step)
     with torch.autocast("cpu", torch.bfloat16, enabled=config.bfloat16):
         loss, values = task.loss(batch)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     norm = nn.utils.clip_grad_norm_(task.model.parameters(), config.clip_norm)
     if torch.isfinite(norm):  # one bad batch must not end a run of hours
         optimiser.step()

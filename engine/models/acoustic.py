@@ -141,7 +141,7 @@ class Acoustic(nn.Module):
         """
         mask = torch.arange(text_ids.shape[1], device=text_ids.device) < lengths[:, None]
         values = self.encoder(text_ids, mask.unsqueeze(1), speaker_embedding)
-        keys = tuple(layer.key(values) for layer in self.attention.values())  # type: ignore[operator]
+        keys = tuple(layer.key(values) for layer in self.attention.values())
         return Encoded(keys, values, lengths)
 
     def _window(self, tensor: Tensor, position: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class Acoustic(nn.Module):
         offsets = torch.arange(self.config.attention_window, device=position.device)
         mask = (position.unsqueeze(-1) + offsets) < encoded.lengths[:, None, None]
         values = self._window(encoded.values, position)
-        scores = []
+        scores: list[Tensor] = []
         for i, block in enumerate(self.blocks):
             x = block(x.transpose(1, 2), speaker).transpose(1, 2)
             if str(i) in self.attention:

@@ -50,6 +50,9 @@ class BandPrediction(nn.Module):
     gives the band's autocorrelation; Levinson-Durbin turns it into taps and the gain.
     """
 
+    spread: Tensor
+    lags: Tensor
+
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         audio = config.audio
@@ -76,7 +79,7 @@ class BandPrediction(nn.Module):
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """mel [batch, n_mels, frames] -> taps [batch, bands, order, frames], gain [.., frames]."""
         power = (self.spread @ mel.float().exp()).square() + 1e-9  # [batch, bins, frames]
-        r = torch.einsum("bkf,nft->nbtk", self.lags, power)  # type: ignore[arg-type]
+        r = torch.einsum("bkf,nft->nbtk", self.lags, power)
         r = torch.cat([r[..., :1] * (1 + 1e-4) + 1e-12, r[..., 1:]], dim=-1)
         taps, error = kernels.linear_prediction(r)
         return taps.transpose(2, 3).contiguous(), error.clamp_min(1e-12).sqrt()
