@@ -102,7 +102,7 @@ def curves(paths: Sequence[str | Path], out: str | Path) -> None:
                     )  # fmt: skip
         axes.set(title=name, xlabel="step")
         axes.grid(alpha=0.3)
-    panels[0].legend(fontsize=7)
+        axes.legend(fontsize=7)
     try:
         figure.savefig(out, dpi=120)
     except (ValueError, OSError) as error:
