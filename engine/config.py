@@ -127,6 +127,7 @@ class EncoderConfig:
     channels: int = 128
     layers: int = 3
     kernel_size: int = 12
+    contrast: float = 1.0  # distance from the mean training voice is multiplied by this
     attention_heads: int = 2
     attention_channels: int = 128
     speaker_dim: int = 256
@@ -159,6 +160,7 @@ class AcousticConfig:
     max_hold: int = 24  # decoder steps (1 s) after which generation leaves a symbol
     dropout: float = 0.05
     prenet_dropout: float = 0.5
+    sharpening: float = 1.0  # when speaking: deviations of the mel from its mean times this
 
     def __post_init__(self) -> None:
         _require(self.kernel_size % 2 == 1, "kernel_size must be odd")

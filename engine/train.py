@@ -132,7 +132,8 @@ def run(
         state = checkpoint.load_state(folder, model=task.model, optimiser=optimiser)
         if state.config != json.loads(json.dumps(to_dict(task.config))):
             raise ConfigError(f"{folder}: holds a run of another config; use another folder")
-        first, ema.average = state.step, dict(state.ema or {})
+        first = state.step
+        ema.average |= state.ema or {}
     writer = _writer(folder)
     stopping: list[int] = []
     handlers = {s: signal.signal(s, lambda n, _: stopping.append(n)) for s in _signals()}

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from engine import checkpoint
@@ -22,10 +23,13 @@ from engine.config import (
     from_dict,
     to_dict,
 )
+from engine.crops import SpeakerSampler
 from engine.data import Store, open_store
 from engine.errors import ConfigError, InputError
+from engine.models.speaker_encoder import SpeakerEncoder
 from engine.tasks import AcousticTask, EncoderTask, VocoderTask, generated_mels
 
+MEAN_OF = 200  # recordings behind the mean voice
 GENERATED = 1200  # utterances whose mels are made for fine-tuning the vocoder: 180 MB
 WHAT = ("vocoder", "encoder", "generator", "export", "plot")
 DEFAULTS: dict[str, dict[str, Any]] = {
@@ -61,6 +65,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--generator", metavar="RUN",
         help="vocoder: train on the mels that this run's generator makes, not on true ones",
     )  # fmt: skip
+    parser.add_argument(
+        "--voices", metavar="DATA",
+        help="export: data set whose mean voice `encoder.contrast` moves away from; `--set` then "
+        "takes KIND.KEY=VALUE, e.g. encoder.contrast=2, vocoder.temperature=0.9",
+    )  # fmt: skip
     parser.add_argument("--threads", type=int, help="of torch (default: all cores)")
     parser.add_argument("--cache", help="decoded audio (default: ~/.cache/clonewave)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
@@ -80,10 +89,8 @@ def run(args: argparse.Namespace) -> int:
         return export(args)
     model_values, train_values = _settings(args)
     train = from_dict(TrainConfig, {"progress": not args.quiet, **train_values})
-    cache = args.cache or os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    folder = Path(args.cache) if args.cache else Path(cache).expanduser() / "clonewave"
     audio = from_dict(VocoderConfig, {}).audio
-    store = open_store(args.paths, audio, folder, progress=not args.quiet)
+    store = open_store(args.paths, audio, _cache(args), progress=not args.quiet)
     hours = store.lengths().sum() / audio.sample_rate / 3600
     print(f"{len(store)} utterances, {hours:.2f} h", file=sys.stderr)
     task = _task(args, model_values, train, store)
@@ -168,6 +175,11 @@ def export(args: argparse.Namespace) -> int:
     """Write the averaged weights of run folders as float16 model files an Engine loads."""
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
+    chosen: dict[str, dict[str, Any]] = {}
+    for item in args.set:
+        key, _, text = item.partition("=")
+        kind, _, name = key.partition(".")
+        chosen.setdefault(kind, {})[name] = json.loads(text)
     for path in map(Path, args.paths):
         everything, state = _averaged(path, "")
         steps = {"steps": str(state["step"])}
@@ -179,8 +191,34 @@ def export(args: argparse.Namespace) -> int:
             prefix = "" if kind == "vocoder" else f"{kind}."
             weights, _ = _averaged(path, prefix)
             values = state["config"] if kind != "encoder" else state["extra"].get("encoder", {})
+            values = values | chosen.get(kind, {})
+            if kind == "encoder" and args.voices:
+                weights["centre"] = _mean_voice(args, from_dict(EncoderConfig, values), weights)
             config = to_dict(from_dict(config_type, values))
             target = out / f"{kind}.safetensors"
             checkpoint.save_model(target, weights, config, steps, kind=kind, dtype=torch.float16)
             print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {steps['steps']} steps")
     return 0
+
+
+@torch.no_grad()
+def _mean_voice(
+    args: argparse.Namespace, config: EncoderConfig, weights: dict[str, torch.Tensor]
+) -> torch.Tensor:
+    """[speaker_dim] mean embedding of `MEAN_OF` random recordings, before any contrast."""
+    encoder = SpeakerEncoder(dataclasses.replace(config, contrast=1.0))
+    encoder.load_state_dict(weights)
+    encoder.eval()
+    store = open_store([args.voices], config.audio, _cache(args), progress=not args.quiet)
+    sampler = SpeakerSampler(store, np.arange(len(store)), config)
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(store))[:MEAN_OF]
+    crops = [[sampler.crop(int(i), 4.0, rng, degraded=0.0)] for i in chosen]
+    return encoder(*sampler.collate(crops))[0].mean(0)
+
+
+def _cache(args: argparse.Namespace) -> Path:
+    """Where decoded audio is kept."""
+    if args.cache:
+        return Path(args.cache)
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "clonewave"

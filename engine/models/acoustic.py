@@ -295,7 +295,12 @@ class Acoustic(nn.Module):
         hidden, path, steps = kernels.decoder_generate(
             inputs, network, limit, network.state(len(text_ids)), backend=backend
         )
-        _, mel = self.convert(hidden, steps * c.reduction_factor, speaker_embedding)
+        frames = steps * c.reduction_factor
+        _, mel = self.convert(hidden, frames, speaker_embedding)
+        if c.sharpening != 1:
+            inside = (torch.arange(mel.shape[-1], device=mel.device) < frames[:, None]).unsqueeze(1)
+            mean = (mel * inside).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True)
+            mel = mean + c.sharpening * (mel - mean)
         return Generated(denormalise_mel(mel, c.audio), path, steps)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +18,11 @@ class SpeakerEncoder(nn.Module):
 
     Against the paper: `frame_stride` mel frames make one input step (21 ms; the paper's hop is
     25 ms), and the embedding has a fixed length of sqrt(speaker_dim), so that voices can be
-    compared and mixed by angle.
+    compared and mixed by angle. `contrast` above 1 moves an embedding away from `centre`, the mean
+    of the training voices: strangers are encoded too close to it.
     """
+
+    centre: Tensor
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -37,6 +41,7 @@ class SpeakerEncoder(nn.Module):
         self.value = nn.Linear(c.channels, c.attention_channels)
         self.score = nn.Linear(c.attention_channels, 1)
         self.out = nn.Linear(c.channels, c.speaker_dim)
+        self.register_buffer("centre", torch.zeros(c.speaker_dim))
 
     def forward(self, mel: Tensor, frames: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
         """Speaker embedding of each speaker from its cloning samples.
@@ -53,7 +58,16 @@ class SpeakerEncoder(nn.Module):
         pooled = self.pool(mel.flatten(0, 1), frames.flatten()).view(batch, count, -1)
         weights = self.attend(pooled, present)
         mixed = (weights.unsqueeze(-1) * self.out(pooled).float()).sum(1)
-        return F.normalize(mixed, dim=-1) * self.config.speaker_dim**0.5, weights
+        scale = self.config.speaker_dim**0.5
+        embedding = F.normalize(mixed, dim=-1) * scale
+        if self.config.contrast != 1:
+            spread = self.centre + self.config.contrast * (embedding - self.centre)
+            embedding = F.normalize(spread, dim=-1) * scale
+        return embedding, weights
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        state_dict.setdefault(f"{prefix}centre", torch.zeros_like(self.centre))  # of earlier runs
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def pool(self, mel: Tensor, frames: Tensor) -> Tensor:
         """mel [samples, n_mels, frames] -> mean over time of the features [samples, channels]."""
