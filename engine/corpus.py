@@ -9,8 +9,9 @@ The folder holds speakers.json, <speaker>/<utterance>.opus and manifest.tsv with
     utterance  speaker  seconds  text  phonemes  durations  offset_s  frame_s
 Phoneme i spans [sum(durations[:i + 1]), + durations[i + 1]) * frame_s - offset_s seconds.
 
-Utterance n of a seed is always the same, and is in the manifest once it is whole on disk. So a
-build may be killed at any time and goes on where it was; one process writes, workers only speak.
+Utterance n of a seed and a number of speakers is always the same, and is in the manifest once it is
+whole on disk. So a build may be killed at any time and goes on where it was; one process writes,
+workers only speak.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import argparse
 import contextlib
 import itertools
 import json
+import math
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -33,7 +35,7 @@ from tqdm.auto import tqdm
 from engine import corpus_check, corpus_speakers, corpus_text
 from engine.corpus_manifest import MANIFEST, Manifest, Row
 from engine.corpus_speakers import Recipe, Voice, mix_speakers
-from engine.corpus_teacher import load_voices, require
+from engine.corpus_teacher import VOICE_FOLDERS, load_voices, require
 from engine.errors import EngineError, InputError
 from engine.files import atomic_file
 
@@ -144,11 +146,15 @@ def only_writer(folder: Path) -> Iterator[None]:
     """Hold the folder's lock, which ends with the process.
 
     Raises:
-        InputError: another process builds there.
+        InputError: another process builds there, or the folder is read-only.
     """
     import fcntl
 
-    with (folder / ".lock").open("w") as lock:
+    try:
+        lock = (folder / ".lock").open("w")
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write here: {error.strerror}") from error
+    with lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -158,24 +164,49 @@ def only_writer(folder: Path) -> Iterator[None]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `clonewave corpus`."""
+    parser.description = (
+        "Build a corpus of many synthetic speakers with phoneme durations, which `clonewave train` "
+        "reads. It needs espeak-ng, texts, and the teacher voice's packages and voices; what is "
+        "missing is named together with how to get it. Stop it at any time: the same command goes "
+        "on where it was."
+    )
     parser.add_argument("out", type=Path, help="folder of the corpus; an existing one goes on")
     size = parser.add_mutually_exclusive_group()
-    size.add_argument("--hours", type=float, help="make this many hours of speech")
-    size.add_argument("--utterances", type=int, help="make this many utterances (default 10000)")
-    parser.add_argument("--new-speakers", type=int, default=950, help="mixed ones (default 950)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (all cores)")
-    parser.add_argument("--seed", type=int, default=1, help="other speakers and texts (default 1)")
-    parser.add_argument("--texts", type=Path, help="holds WordNet and fortunes (default: system's)")
-    parser.add_argument("--voices", type=Path, help="holds *.bin of kokoro-js")
+    size.add_argument("--hours", type=float, metavar="H", help="until it holds this much speech")
+    size.add_argument(
+        "--utterances", type=int, metavar="N", help="until it holds this many (default 10000)"
+    )
+    parser.add_argument(
+        "--new-speakers", type=int, default=950, metavar="N",
+        help="mixed from the teacher's stock voices, besides those (default 950)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, metavar="N",
+        help="processes, of half a gigabyte each (default: one a core)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of texts and new speakers (default 1)"
+    )
+    parser.add_argument(
+        "--texts", type=Path, metavar="FOLDER",
+        help="holds WordNet and fortunes, at any depth (default: the system's)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--voices", type=Path, metavar="FOLDER",
+        help=f"holds the *.bin of kokoro-js (default: {' or '.join(VOICE_FOLDERS)})",
+    )  # fmt: skip
     parser.add_argument(
         "--model-parts", type=Path, nargs="+", default=(), metavar="FILE",
-        help="join to the teacher's ONNX model (default: the installed packages)",
+        help="joined, they are the teacher's ONNX model (default: the installed packages)",
     )  # fmt: skip
-    parser.add_argument("--vocab", type=Path, help="the teacher's vocab.json (default: likewise)")
+    parser.add_argument(
+        "--vocab", type=Path, metavar="FILE",
+        help="the teacher's vocab.json (default: the installed package's)",
+    )  # fmt: skip
     parser.add_argument(
         "--check", type=float, metavar="DROP",
-        help="drop utterances of which a recogniser gets more than this share of words wrong "
-        "(0.3 is sensible); alone: check what is there",
+        help="then drop utterances of which a recogniser gets more than this share of words wrong "
+        "(0.3 is sensible; needs the extra `eval`); without a size: only check what is there",
     )  # fmt: skip
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -185,13 +216,18 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         EngineError: a package, program or text is missing; says how to get it.
+        InputError: an option is out of range, or the folder cannot be written.
     """
     hours, utterances = args.hours, args.utterances
-    if args.workers < 1 or (hours or 0) < 0 or (utterances or 0) < 0 or args.new_speakers < 0:
-        raise InputError("--workers must be 1 or more; sizes must not be negative")
+    sizes = (hours or 0, utterances or 0, args.new_speakers, args.seed)
+    if args.workers < 1 or not all(0 <= size < math.inf for size in sizes):
+        raise InputError("--workers must be 1 or more; the other numbers must not be negative")
     if hours is None and utterances is None and args.check is None:
         utterances = 10_000
-    args.out.mkdir(parents=True, exist_ok=True)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{args.out}: cannot make this folder: {error.strerror}") from error
     with only_writer(args.out):
         manifest = Manifest(args.out / MANIFEST)
         goal = Goal(hours, utterances)

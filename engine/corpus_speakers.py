@@ -18,6 +18,7 @@ from engine import audio, corpus_text
 from engine.corpus_manifest import Row
 from engine.corpus_teacher import FRAME_S, LEAD_S, SAMPLE_RATE, Teacher
 from engine.corpus_text import Texts
+from engine.errors import InputError
 
 PHONEMES = (4, 170)  # about a quarter of a second to twelve seconds
 TIMBRE = 128  # the first half of a style vector; the second is prosody
@@ -46,9 +47,19 @@ class Speaks(Protocol):
 
 
 def mix_speakers(names: list[str], count: int, seed: int) -> dict[str, Voice]:
-    """The stock voices and `count` new ones; asking for more later changes none of the first."""
+    """The stock voices and `count` new ones; asking for more later changes none of the first.
+
+    Raises:
+        InputError: too few voices of a sex, or none of them English, to mix new ones.
+    """
     table = {name: Voice({name: 1.0}, name) for name in names}
     english = [name for name in names if name[0] in "ab"]
+    for sex in "fm" if count else "":
+        if sum(name[1] == sex for name in names) < 3 or all(name[1] != sex for name in english):
+            raise InputError(
+                "to mix speakers, three female and three male voices are needed, some of either "
+                "English (af_*.bin, am_*.bin); get all voices, or give --new-speakers 0"
+            )
     for i in range(count):
         rng = np.random.default_rng((seed, i))
         sex = "fm"[i % 2]

@@ -288,6 +288,29 @@ def arguments(*given):
     return parser.parse_args([*map(str, given), "--quiet"])
 
 
+@pytest.mark.parametrize(
+    "given", [("--hours", "nan"), ("--hours", "inf"), ("--utterances", -1), ("--seed", -1)]
+)
+def test_sizes_out_of_range_are_refused(tmp_path, given):
+    with pytest.raises(InputError, match="negative"):
+        corpus.run(arguments(tmp_path / "out", *given))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file/corpus"):
+        with pytest.raises(InputError, match="cannot make this folder"):
+            corpus.run(arguments(out, "--utterances", 1))
+
+
+def test_too_few_voices_to_mix_are_refused():
+    assert list(mix_speakers(["af_a"], 0, seed=1)) == ["af_a"]
+    for names in (["af_a", "am_a"], ["af_a", "af_b", "af_c", "jm_a", "jm_b", "jm_c"]):
+        with pytest.raises(InputError, match="--new-speakers 0"):
+            mix_speakers(names, 1, seed=1)
+
+
 def test_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match="kokoro-js"):
