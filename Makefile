@@ -12,7 +12,7 @@ NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types wheel bench clean
+.PHONY: help demo test lint types wheel bench sanitize clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -55,6 +55,17 @@ wheel: $(VENV)/.tools  ## dist/clonewave-*.whl
 
 bench: $(VENV)/.dev  ## every benchmark; each kernel is checked before it is timed
 	$(BIN)/pytest -q bench
+
+# In a copy laid out as it is installed; Python itself is not built with the sanitizers, so they
+# are loaded before it.
+SANITIZERS = $(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))
+sanitize: $(VENV)/.dev  ## kernel tests under AddressSanitizer and UBSan; builds for minutes
+	rm -rf build/sanitize && mkdir -p build/sanitize
+	cp -r engine kernels csrc tests setup.py pyproject.toml README.md build/sanitize
+	rm -f build/sanitize/kernels/*.so && ln -s ../kernels build/sanitize/engine/kernels
+	cd build/sanitize && CLONEWAVE_SANITIZE=1 ../../$(BIN)/python setup.py -q build_ext --inplace
+	cd build/sanitize && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(SANITIZERS)" \
+		../../$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_decoder_kernel.py
 
 clean:  ## remove everything that the other targets made
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks
