@@ -2,7 +2,7 @@
 
 One translation unit per instruction set, each with its own flags; the module picks one when it
 runs, so a build works on every machine of its architecture. CLONEWAVE_SANITIZE=1 builds with
-AddressSanitizer and UBSan.
+AddressSanitizer and UBSan: run such a build with libasan and libubsan in LD_PRELOAD.
 """
 
 import os
@@ -28,7 +28,7 @@ ISA_SOURCES = list(FLAGS) if X86 else ["csrc/cpu/isa_portable.cpp"]
 # No contraction: streams alone and in a batch run different code and must round alike.
 OPTIONS = ["-O3", "-ffp-contract=off", "-fno-math-errno"] if os.name == "posix" else ["/O2"]
 if SANITIZE:
-    OPTIONS += ["-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
+    OPTIONS += ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
 
 
 class BuildExt(build_ext):

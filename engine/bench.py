@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,9 @@ class Bench:
     def check_vocoder(self, network: kernels.WaveNet) -> None:
         """Single steps against the reference; longer calls and more streams against those."""
         conditioning, noise = self._call(4, CHECK_STEPS)
-        state, made, exact = network.state(), [], []
+        state = network.state()
+        made: list[Tensor] = []
+        exact: list[Tensor] = []
         for t in range(CHECK_STEPS):
             before = kernels.WaveNetState(*(part.clone() for part in state))
             one = (conditioning[:1], noise[:1, :, t : t + 1], network)
@@ -176,7 +179,9 @@ class Bench:
 
     def check_decoder(self, network: kernels.Decoder) -> None:
         """Single steps against the reference."""
-        state, made, exact = network.state(), [], []
+        state = network.state()
+        made: list[Tensor] = []
+        exact: list[Tensor] = []
         for _ in range(CHECK_STEPS):
             before = kernels.DecoderState(*(part.clone() for part in state))
             for backend, at, into in (("cpp", state, made), ("reference", before, exact)):
@@ -205,11 +210,11 @@ class Bench:
         """
         for name, size in (("cache", 2**16), ("memory", 2**24)):
             a, b = torch.ones(size), torch.ones(size)
-            best = self.timed(f"machine_{name}", lambda a=a, b=b: torch.dot(a, b))
+            best = self.timed(f"machine_{name}", partial(torch.dot, a, b))
             self.figures[f"machine_{name}_gb_per_s"] = 8e-9 * size / best
         for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
             a = torch.ones(512, 512).to(dtype)
-            best = self.timed(f"machine_{name}", lambda a=a: a @ a)
+            best = self.timed(f"machine_{name}", partial(torch.matmul, a, a))
             self.figures[f"machine_{name}_gmac_per_s"] = 1e-9 * 512**3 / best
 
     def vocoder(self, networks: dict[str, kernels.WaveNet]) -> None:
@@ -227,9 +232,7 @@ class Bench:
                 name = f"vocoder_{precision}_{streams}"
                 best = self.timed(
                     name,
-                    lambda c=call, n=network, s=state: kernels.wavenet_generate(
-                        *c, n, s, backend="cpp"
-                    ),
+                    partial(kernels.wavenet_generate, *call, network, state, backend="cpp"),
                 )
                 rate = streams * steps / best
                 rates[precision, streams] = rate
@@ -270,7 +273,7 @@ class Bench:
         loop = 1e6 * best / call(exact, "reference")
         self.figures["decoder_torch_loop_us_per_step"] = loop
         for precision, network in networks.items():
-            best = self.timed(f"decoder_{precision}", lambda n=network: call(n, "cpp"))
+            best = self.timed(f"decoder_{precision}", partial(call, network, "cpp"))
             cost = 1e6 * best / call(network, "cpp")
             self.figures[f"decoder_{precision}_us_per_step"] = cost
             self.figures[f"decoder_{precision}_times_torch_loop"] = loop / cost
@@ -313,7 +316,7 @@ class Bench:
         for words in WORDS:
             text = " ".join(TEN_WORDS[: words // 10])
             best = self.timed(
-                f"words_{words}", lambda text=text: self.engine.synthesize(text, self.voice)
+                f"words_{words}", partial(self.engine.synthesize, text, self.voice)
             )
             self.figures[f"words_{words}_ms"] = 1e3 * best
 
