@@ -13,6 +13,7 @@ from typing import Any
 
 from engine import kernels, plots
 
+DISTURBED = 1.2  # median over best, of a quiet machine at most
 # figure, what it is, first release, goal, higher is better; on one Zen 4 core, default weights
 TARGETS: tuple[tuple[str, str, float, float | None, bool], ...] = (
     ("sentence_rtf", "one sentence, seconds a second of speech", 0.08, 0.04, False),
@@ -61,6 +62,9 @@ def table(result: Mapping[str, Any]) -> str:
     ]
     if about["quick"]:
         lines.append("quick: few rounds, the figures are rough")
+    sentence = result["timings"]["sentence"]
+    if sentence["median_s"] > DISTURBED * sentence["best_s"] or (about["load_average"] or 0) > 1.5:
+        lines.append("other programs were running: long measurements are too slow; run it again")
     lines += ["", f"{'':44}{'measured':>10}{'first':>8}{'goal':>8}"]
     for row in result["targets"]:
         goal = "" if row["goal"] is None else f"{row['goal']:g}"

@@ -54,7 +54,10 @@ def test_table_names_the_targets_and_the_machine(arguments, tmp_path, capsys):
     rows = bench_report.judged(figures)
     assert [row["verdict"] for row in rows] == ["met", "missed", "goal"]
     about = {**bench_report.about(), "threads": 1, "quick": False}
-    text = bench_report.table({"about": about, "figures": figures, "targets": rows})
+    timings = {"sentence": {"best_s": 1.0, "median_s": 2.0}}
+    result = {"about": about, "figures": figures, "targets": rows, "timings": timings}
+    text = bench_report.table(result)
+    assert "other programs" in text
     assert about["device"] in text and "missed" in text and "sentence_s" in text
 
 
