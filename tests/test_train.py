@@ -111,8 +111,11 @@ def test_exported_averages_load_into_fresh_models(data, tmp_path):
         config = replace(SHORT, steps=4)
         train.run(tiny.task(kind, data, config), config, tmp_path / kind)
     runs = [str(tmp_path / "vocoder"), str(tmp_path / "acoustic")]
-    train_command.export(argparse.Namespace(paths=runs, out=str(tmp_path / "weights")))
-    configs = {"vocoder": tiny.VOCODER, "acoustic": tiny.ACOUSTIC, "encoder": tiny.ENCODER}
+    parser = argparse.ArgumentParser()
+    train_command.add_arguments(parser)
+    options = ["-o", str(tmp_path / "weights"), "--set", "vocoder.temperature=0.5"]
+    train_command.run(parser.parse_args(["export", *runs, *options]))
+    configs = {"vocoder": replace(tiny.VOCODER, temperature=0.5), "acoustic": tiny.ACOUSTIC, "encoder": tiny.ENCODER}
     for kind, model in (("vocoder", Vocoder), ("acoustic", Acoustic), ("encoder", SpeakerEncoder)):
         path = tmp_path / "weights" / f"{kind}.safetensors"
         state, values, _ = checkpoint.load_model(path, kind)
