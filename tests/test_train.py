@@ -115,7 +115,8 @@ def test_exported_averages_load_into_fresh_models(data, tmp_path):
     train_command.add_arguments(parser)
     options = ["-o", str(tmp_path / "weights"), "--set", "vocoder.temperature=0.5"]
     train_command.run(parser.parse_args(["export", *runs, *options]))
-    configs = {"vocoder": replace(tiny.VOCODER, temperature=0.5), "acoustic": tiny.ACOUSTIC, "encoder": tiny.ENCODER}
+    vocoder = replace(tiny.VOCODER, temperature=0.5)
+    configs = {"vocoder": vocoder, "acoustic": tiny.ACOUSTIC, "encoder": tiny.ENCODER}
     for kind, model in (("vocoder", Vocoder), ("acoustic", Acoustic), ("encoder", SpeakerEncoder)):
         path = tmp_path / "weights" / f"{kind}.safetensors"
         state, values, _ = checkpoint.load_model(path, kind)
