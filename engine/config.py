@@ -193,6 +193,17 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LossConfig:
+    """Weights of the generator's losses beside the distance of mels; 0 = not used."""
+
+    attention: float = 0.3
+    voice: float = 0.5  # what the encoder that training started from hears in the mel
+    contrast: float = 0.1  # embeddings of a batch stay apart
+    adversarial: float = 0.1  # against over-smoothing
+    self_fed: float = 0.75  # share of utterances whose decoder hears its own mel
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run. `steps` may be raised later: the run then goes on."""
 

@@ -10,6 +10,7 @@ Against the paper, because the training speech comes with alignments and is only
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ from engine import kernels
 from engine.config import AcousticConfig
 from engine.kernels import Decoder, DecoderInputs, DecoderWeights
 from engine.models.layers import Conv1dGLU, SpeakerBias, denormalise_mel, normalise_mel
+
+REHEARSALS = 2
 
 
 class Encoded(NamedTuple):
@@ -206,9 +209,9 @@ class Acoustic(nn.Module):
 
     def forward(
         self, text_ids: Tensor, lengths: Tensor, mel: Tensor, frames: Tensor, path: Tensor,
-        speaker_embedding: Tensor,
+        speaker_embedding: Tensor, self_fed: Tensor | None = None,
     ) -> Predicted:  # fmt: skip
-        """Teacher-forced pass.
+        """Pass over a known path, all steps at once.
 
         Args:
             text_ids: [batch, symbols]; lengths: [batch].
@@ -216,6 +219,9 @@ class Acoustic(nn.Module):
             frames: [batch] true frames.
             path: [batch, decoder_steps] true attended symbol; rises by at most window - 1 a step.
             speaker_embedding: [batch, speaker_dim].
+            self_fed: [batch] bool, utterances whose decoder hears its own mel in place of the
+                true one, as it will when it speaks: `REHEARSALS` passes without gradient come
+                close to that without a loop over steps.
         """
         r = self.config.reduction_factor
         encoded = self.encode(text_ids, lengths, speaker_embedding)
@@ -223,13 +229,30 @@ class Acoustic(nn.Module):
         grouped = grouped.reshape(mel.shape[0], -1, r * self.config.audio.n_mels)
         before = F.pad(grouped, (0, 0, 1, 0))[:, :-1]
         position = F.pad(path, (1, 0))[:, :-1]
-        hidden, scores = self.decode(
-            before, position, elapsed_steps(position), encoded, speaker_embedding
-        )
+        elapsed = elapsed_steps(position)
+        if self_fed is not None:
+            inputs = (position, elapsed, encoded, speaker_embedding)
+            before = self._rehearse(before, self_fed, lambda mel: self.decode(mel, *inputs)[0])
+        hidden, scores = self.decode(before, position, elapsed, encoded, speaker_embedding)
         decoder_mel, refined = self.convert(hidden, frames, speaker_embedding)
         as_log = lambda m: denormalise_mel(m.float(), self.config.audio)  # noqa: E731
         done = self.done(hidden).squeeze(-1).float()
         return Predicted(as_log(decoder_mel), as_log(refined), done, scores)
+
+    def _rehearse(
+        self, before: Tensor, self_fed: Tensor, hear: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """`before` [batch, steps, r * n_mels] with the decoder's own mel where `self_fed`."""
+        device = before.device.type
+        # autocast would keep weights it cast without gradient and use them in the pass that has one
+        cast = torch.autocast(
+            device, enabled=torch.is_autocast_enabled(device), cache_enabled=False
+        )
+        with torch.no_grad(), cast:
+            for _ in range(REHEARSALS):
+                own = F.pad(self.mel_out(hear(before)), (0, 0, 1, 0))[:, :-1].to(before.dtype)
+                before = torch.where(self_fed[:, None, None], own, before)
+        return before
 
     def decoder_weights(self) -> DecoderWeights:
         """Weights in the layout of `kernels.decoder_generate`."""
