@@ -78,7 +78,8 @@ class VocoderConfig:
     head: str = "gaussian"  # or "softmax" (mu-law codes, bands = 1)
     audio_channels: int = 256  # codes of the softmax head
     log_scale_floor: float = -7.0  # in training only
-    temperature: float = 1.0  # of the noise when sampling; training does not know it
+    # of the noise when sampling, of all bands or of each; training does not know it
+    temperature: float | tuple[float, ...] = 1.0
     lpc_order: int = 8  # taps per band; 0 = the network models band samples directly
     pqmf_taps: int = 62
     pqmf_cutoff: float = 0.142
@@ -92,6 +93,9 @@ class VocoderConfig:
         _require(self.head == "gaussian" or self.bands == 1, "the softmax head needs bands = 1")
         _require(self.kernel_size == 2, "the kernels are built for kernel_size 2")
         _require(self.audio.hop_length % self.bands == 0, "bands must divide hop_length")
+        each = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
+        _require(len(each) in (1, self.bands), f"temperature {each}: one, or one of every band")
+        _require(all(t >= 0 for t in each), f"temperature {each}: negative")
         d = self.max_dilation
         _require(d > 0 and d & (d - 1) == 0, "max_dilation must be a power of two")
 

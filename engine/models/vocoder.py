@@ -88,10 +88,14 @@ class BandPrediction(nn.Module):
 class Vocoder(nn.Module):
     """Multi-band Gaussian WaveNet (arXiv:1609.03499, 1807.07281) on the bands' excitation."""
 
+    temperature: Tensor  # [bands or 1, 1]
+
     def __init__(self, config: VocoderConfig) -> None:
         super().__init__()
         r, s, o = config.residual_channels, config.skip_channels, config.outputs
         self.config = config
+        temperature = torch.tensor(config.temperature).view(-1, 1)
+        self.register_buffer("temperature", temperature, persistent=False)
         self.conditioning = Conditioning(config)
         self.prediction = BandPrediction(config) if config.lpc_order else None
         self.inputs = nn.Parameter(torch.randn(r, config.bands, 2) * (2 * config.bands) ** -0.5)
@@ -220,7 +224,7 @@ class VocoderStream:
         noise = kernels.gaussian_noise(
             self.seed, self.number, first, last - first, c.bands, backend=self.backend
         )
-        return noise.to(self.tail.device)[None] * c.temperature
+        return noise.to(self.tail.device)[None] * self.vocoder.temperature
 
     def _samples(self, bands: Tensor, end: int) -> Tensor:
         """From the excitation of the frames up to `end` to the samples they make known."""
