@@ -160,6 +160,7 @@ class AcousticConfig:
     reduction_factor: int = 4
     converter_channels: int = 160
     converter_layers: int = 5
+    pitch: bool = True  # the converter predicts pitch and is shown its harmonics
     max_elapsed: int = 15  # decoder steps on one symbol that are told apart
     max_hold: int = 24  # decoder steps (1 s) after which generation leaves a symbol
     dropout: float = 0.05
@@ -174,7 +175,7 @@ class AcousticConfig:
     @property
     def look_ahead(self) -> int:
         """Frames after a mel frame that the converter needs before that frame is final."""
-        return self.converter_layers * (self.kernel_size - 1) // 2
+        return (self.converter_layers + self.pitch) * (self.kernel_size - 1) // 2
 
     @property
     def decoder_rate(self) -> float:
@@ -203,7 +204,7 @@ class LossConfig:
     attention: float = 0.3
     voice: float = 0.5  # what the encoder that training started from hears in the mel
     contrast: float = 0.1  # embeddings of a batch stay apart
-    adversarial: float = 0.1  # against over-smoothing
+    pitch: float = 1.0  # octaves where there is a voice, and whether there is one
     self_fed: float = 0.75  # share of utterances whose decoder hears its own mel
 
 

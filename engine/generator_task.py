@@ -14,21 +14,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from engine import show
+from engine import pitch, show
 from engine.align import Aligned, align
 from engine.augment import draw_revoicing, revoice
 from engine.config import AcousticConfig, EncoderConfig, LossConfig, TrainConfig, to_dict
 from engine.crops import References, SpeakerSampler
 from engine.data import Store, is_held_out
 from engine.errors import InputError
-from engine.models.acoustic import Acoustic, Predicted
-from engine.models.discriminator import Discriminator
-from engine.models.layers import log_mel, normalise_mel
+from engine.models.acoustic import PITCH_HZ, Acoustic, Predicted
+from engine.models.layers import log_mel
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.symbols import text_ids
 
-WINDOW = 96  # mel frames the discriminator sees at a time: 1 s
-ADVERSARY_WARMUP = 300  # steps in which the discriminator learns alone
 ODD_SAMPLE = 0.2  # probability that one of three cloning samples is another person's
 
 
@@ -40,19 +37,18 @@ class AcousticBatch(NamedTuple):
     mel: Tensor
     frames: Tensor
     path: Tensor
+    pitch: Tensor  # [batch, frames] Hz, 0 = unvoiced
     references: References  # cloning samples of each speaker
     own: References  # a degraded cut of each utterance itself
 
 
 class Cloner(nn.Module):
-    """Generator and speaker encoder, trained together, and the generator's adversary."""
+    """Generator and speaker encoder, trained together."""
 
-    def __init__(self, acoustic: AcousticConfig, encoder: EncoderConfig, losses: LossConfig):
+    def __init__(self, acoustic: AcousticConfig, encoder: EncoderConfig):
         super().__init__()
         self.acoustic = Acoustic(acoustic)
         self.encoder = SpeakerEncoder(encoder)
-        if losses.adversarial:
-            self.discriminator = Discriminator(encoder.speaker_dim)
 
 
 class AcousticTask:
@@ -75,9 +71,9 @@ class AcousticTask:
         self.character_probability = character_probability
         self.extra = {"encoder": to_dict(encoder), "losses": to_dict(self.losses)}
         torch.manual_seed(train.seed)
-        self.model = Cloner(config, encoder, self.losses)
+        self.model = Cloner(config, encoder)
         self.listener: SpeakerEncoder | None = None
-        self.step = 0
+        self.tracks: dict[int, np.ndarray] = {}
         self.aligned = self._align()
         usable = np.array(sorted(self.aligned), dtype=np.int64)
         held = np.array([is_held_out(store.utterances[i]) for i in usable], dtype=bool)
@@ -116,7 +112,6 @@ class AcousticTask:
         return pool[begin : begin + size]
 
     def batch(self, step: int) -> AcousticBatch:
-        self.step = step
         rng = np.random.default_rng((self.train.seed, step, 1))
         probability = self.character_probability
         return self.collate(self._chosen(step), rng, probability, degraded=0.6, revoiced=True)
@@ -131,7 +126,7 @@ class AcousticTask:
             revoiced: turn some speakers into others (`augment.revoice`).
         """
         audio, r = self.config.audio, self.config.reduction_factor
-        texts, mels, paths, crops, own = [], [], [], [], []
+        texts, mels, paths, pitches, crops, own = [], [], [], [], [], []
         count = int(rng.integers(1, 4))
         for i in indices:
             factor = draw_revoicing(rng) if revoiced else 1.0
@@ -144,6 +139,8 @@ class AcousticTask:
             texts.append(torch.tensor(text_ids(symbols)))
             mels.append(mel)
             paths.append(attention_path([t / factor for t in times], steps, self.config))
+            track = pitch.revoiced(self._track(int(i)), factor, mel.shape[1])
+            pitches.append(torch.from_numpy(track))
             others = self.sampler.by_speaker[self.store.utterances[i].speaker]
             others = [o for o in others if o != i] or [int(i)]
             draw = lambda choice: self.sampler.crop(  # noqa: E731
@@ -159,9 +156,15 @@ class AcousticTask:
         mel = pad([m.T for m in mels], float(np.log(audio.log_floor))).transpose(1, 2)
         return AcousticBatch(
             pad(texts, 0), torch.tensor([len(t) for t in texts]), mel.contiguous(),
-            torch.tensor([m.shape[1] for m in mels]), pad(paths, 0),
+            torch.tensor([m.shape[1] for m in mels]), pad(paths, 0), pad(pitches, 0),
             self.sampler.collate(crops), self.sampler.collate(own),
         )  # fmt: skip
+
+    def _track(self, index: int) -> np.ndarray:
+        """Pitch of an utterance, found at its first use."""
+        if index not in self.tracks:
+            self.tracks[index] = pitch.track(self.store.samples(index), self.config.audio)
+        return self.tracks[index]
 
     def loss(self, batch: AcousticBatch) -> tuple[Tensor, dict[str, float]]:
         weights = self.losses
@@ -170,8 +173,9 @@ class AcousticTask:
         if self.model.training and weights.self_fed:
             self_fed = torch.rand(len(batch.frames)) < weights.self_fed
         out = self.model.acoustic(
-            batch.text_ids, batch.lengths, batch.mel, batch.frames, batch.path, speaker, self_fed
-        )
+            batch.text_ids, batch.lengths, batch.mel, batch.frames, batch.path, speaker, self_fed,
+            batch.pitch,
+        )  # fmt: skip
         loss, figures = self._distances(out, batch)
         if weights.voice and self.listener is not None:
             figures["voice"] = self._voice(self.listener, out.mel, batch)
@@ -179,11 +183,9 @@ class AcousticTask:
         if weights.contrast:
             figures["contrast"] = self._contrast(speaker, batch)
             loss = loss + weights.contrast * figures["contrast"]
-        if weights.adversarial and self.model.training:
-            fooling, matching, telling = self._adversary(out.mel, batch, speaker.detach())
-            share = float(self.step >= ADVERSARY_WARMUP)
-            loss = loss + telling + share * weights.adversarial * (fooling + 2 * matching)
-            figures |= {"fooling": fooling, "matching": matching, "telling": telling}
+        if out.pitch is not None:
+            figures["pitch"] = self._pitch(out.pitch, batch)
+            loss = loss + weights.pitch * figures["pitch"]
         return loss, {k: float(v.detach()) for k, v in figures.items()}
 
     def _distances(
@@ -219,27 +221,14 @@ class AcousticTask:
         target = torch.arange(len(logits))
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
-    def _adversary(
-        self, mel: Tensor, batch: AcousticBatch, speaker: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Least-squares losses of generator and discriminator, and the distance of features."""
-        room = (batch.frames - WINDOW).clamp_min(0)
-        begin = (torch.rand(len(room)) * (room + 1)).long()
-        at = (begin[:, None] + torch.arange(WINDOW)).clamp_max(batch.mel.shape[2] - 1)
-        at = at[:, None].expand(-1, batch.mel.shape[1], -1)
-        cut = lambda m: normalise_mel(m.gather(2, at), self.config.audio)  # noqa: E731
-        fake, true = cut(mel), cut(batch.mel)
-        judge = self.model.discriminator
-        # its own part of the loss alone trains the discriminator
-        on_true, on_copy = judge(true, speaker), judge(fake.detach(), speaker)
-        telling = (on_true.score - 1).square().mean() + on_copy.score.square().mean()
-        judge.requires_grad_(False)
-        on_fake = judge(fake, speaker)
-        judge.requires_grad_(True)
-        fooling = (on_fake.score - 1).square().mean()
-        pairs = zip(on_fake.features, on_true.features, strict=True)
-        matching = torch.stack([(a - b.detach()).abs().mean() for a, b in pairs]).sum()
-        return fooling, matching, telling
+    def _pitch(self, expected: Tensor, batch: AcousticBatch) -> Tensor:
+        """Distance in octaves where there is a voice, and cross-entropy of there being one."""
+        inside = torch.arange(batch.mel.shape[2]) < batch.frames[:, None]
+        voiced = batch.pitch > 0
+        octaves = torch.log2(torch.where(voiced, batch.pitch, PITCH_HZ) / PITCH_HZ)
+        far = ((expected[:, 0] - octaves).abs() * voiced).sum() / voiced.sum().clamp_min(1)
+        unsure = F.binary_cross_entropy_with_logits(expected[:, 1][inside], voiced[inside].float())
+        return far + 0.2 * unsure
 
     def validate(self) -> dict[str, float]:
         rows = []
@@ -275,8 +264,9 @@ def generated_mels(task: AcousticTask, count: int, progress: bool) -> dict[int, 
         batch = task.collate(indices, np.random.default_rng(begin), 0.0, degraded=0.0)
         speaker, _ = task.model.encoder(*batch.references)
         out = task.model.acoustic(
-            batch.text_ids, batch.lengths, batch.mel, batch.frames, batch.path, speaker
-        )
+            batch.text_ids, batch.lengths, batch.mel, batch.frames, batch.path, speaker,
+            pitch=batch.pitch,
+        )  # fmt: skip
         for row, index in enumerate(indices):
             found[int(index)] = out.mel[row, :, : int(batch.frames[row])].numpy().astype(np.float16)
     return found

@@ -121,7 +121,8 @@ def _task(
     config = from_dict(AcousticConfig, model)
     generator = AcousticTask(store, config, encoder, train, losses=losses)
     if args.start:
-        generator.model.acoustic.load_state_dict(_start(args.start, "acoustic")[0])
+        begin = _start(args.start, "acoustic")[0]
+        generator.model.acoustic.load_state_dict(begin, strict=False)  # parts may be new
     if weights is not None:
         generator.start_encoder(weights)
     return generator
