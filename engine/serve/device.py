@@ -9,17 +9,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 
+from engine.engine import Engine
 from engine.models.vocoder import VocoderStream, next_together
 from engine.synthesize import SENTENCE_GAP_S, Spoken, speak
 from engine.text import Sentence, front_end
-
-if TYPE_CHECKING:
-    from engine.engine import Engine
 
 
 WARM_UP = "A few words, to load and to measure."

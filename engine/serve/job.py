@@ -70,12 +70,15 @@ class Job:
         self, settings: Settings, sample_rate: int, gap: np.ndarray, room: int,
         wake: Callable[[], None],
     ) -> None:  # fmt: skip
-        """room: chunks that may wait for a reader; wake: tells the scheduler to look again."""
+        """gap: [samples] between sentences; room: chunks that may wait for a reader; wake: tells
+        the scheduler to look again."""
         self.settings, self.sample_rate, self.timing = settings, sample_rate, Timing()
         self.error: EngineError | None = None
         self.words: list[Word] = []
-        self._report = Report()
-        self._gap, self._limit, self._wake = gap, room, wake
+        self._reports: list[Speech] = []
+        pieces = -(-len(gap) * 20 // sample_rate)  # of up to 50 ms
+        self._gap = np.array_split(gap, pieces) if pieces else []
+        self._limit, self._wake = room, wake
         self._changed = threading.Condition()
         self._listeners: list[Callable[[], None]] = []
         self._chunks: deque[np.ndarray] = deque()
@@ -93,7 +96,7 @@ class Job:
         self.complete = False  # no more text will come
         self.created = self.arrived = time.monotonic()
         self.first_at: float | None = None
-        self.full_since: float | None = None
+        self.full_since: float | None = None  # no chunk can be made until the reader takes one
 
     # ---- the reader's side ----------------------------------------------------------------------
 
@@ -142,8 +145,12 @@ class Job:
             raise self.error
         if not self._chunks:
             return None, False
-        was_full, self.full_since = self.full_since is not None, None
-        return self._chunks.popleft(), was_full
+        chunk = self._chunks.popleft()
+        if self.full_since is None:
+            return chunk, False
+        full = len(self._chunks) >= self._limit
+        self.full_since = time.monotonic() if full else None
+        return chunk, not full
 
     def speech(self) -> Speech:
         """Everything, when it is made; instead of iterating.
@@ -166,7 +173,7 @@ class Job:
     @property
     def report(self) -> Report:
         """Of the sentences begun so far."""
-        return self._report
+        return Speech.join(self._reports).report if self._reports else Report()
 
     @property
     def done(self) -> bool:
@@ -193,20 +200,15 @@ class Job:
     # ---- the scheduler's side -------------------------------------------------------------------
 
     def has_room(self) -> bool:
-        """May another chunk be made? Remembers since when not."""
-        with self._changed:
-            if not self.settings.stream or len(self._chunks) < self._limit:
-                self.full_since = None
-                return True
-            self.full_since = self.full_since or time.monotonic()
-            return False
+        """May another chunk be made?"""
+        return self.full_since is None
 
     def tell(self, number: int, words: tuple[Word, ...], report: Report) -> None:
         """Words and report of a sentence, before its first samples."""
         about = Speech(np.zeros(0, np.float32), self.sample_rate, words, report)
         with self._changed:
             self._told[number] = about
-            if number == self._number:
+            if number == self._number and not self._closed:
                 self._begin()
 
     def put(self, number: int, samples: np.ndarray) -> None:
@@ -254,12 +256,12 @@ class Job:
     def _begin(self) -> None:
         """The samples of sentence `_number` come next."""
         if self._number:
-            self._emit(self._gap)
+            for silence in self._gap:
+                self._emit(silence)
         about = self._told.pop(self._number)
         shift = self._samples / self.sample_rate
         self.words += [Word(w.word, w.start_s + shift, w.end_s + shift) for w in about.words]
-        whole = Speech(about.samples, self.sample_rate, (), self._report)
-        self._report = Speech.join([whole, about]).report
+        self._reports.append(about)
 
     def _emit(self, samples: np.ndarray) -> None:
         if self.first_at is None:
@@ -267,6 +269,8 @@ class Job:
             self.timing.first_audio_s = self.first_at - self.created
         self._samples += len(samples)
         self._chunks.append(samples)
+        if self.settings.stream and self.full_since is None and len(self._chunks) >= self._limit:
+            self.full_since = time.monotonic()
         self._announce()
 
     def _announce(self) -> None:

@@ -156,6 +156,8 @@ class Lane:
 
     def _deliver(self, part: Part, samples: np.ndarray) -> None:
         job, stream = part.job, part.stream
+        if job.error is not None:  # given up meanwhile; the next sweep lets its stream go
+            return
         part.peak = max(part.peak, float(np.abs(samples).max(initial=0.0)))
         if not np.isfinite(part.peak) or not np.isfinite(samples).all():
             self._fail(job, "samples that are not finite")

@@ -187,7 +187,8 @@ class Queue:
         if job in self.jobs:
             del self.jobs[job]
             job.fail(error)
-            self.counts[f"failed_{type(job.error).__name__}"] += 1
+            stage = "queued" if job.timing.queue_s is None else "running"
+            self.counts[f"{type(job.error).__name__}_{stage}"] += 1
             left = [entry for entry in self._pending if entry[2].job is not job]
             if len(left) < len(self._pending):
                 heapq.heapify(left)

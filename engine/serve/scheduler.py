@@ -11,8 +11,9 @@ import math
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from engine.engine import Engine
 from engine.errors import InputError, Unavailable
 from engine.serve.device import Device, EngineDevice
 from engine.serve.job import PRIORITIES, Job, Part, Settings
@@ -20,9 +21,6 @@ from engine.serve.lanes import Lane
 from engine.serve.queue import Limits, Queue
 from engine.synthesize import check
 from engine.text import front_end
-
-if TYPE_CHECKING:
-    from engine.engine import Engine
 
 __all__ = ["Job", "Limits", "Scheduler"]
 
@@ -39,7 +37,7 @@ class Scheduler:
     def __init__(
         self, engine: Engine | Device, limits: Limits | None = None, *, start: bool = True
     ) -> None:
-        self.device: Device = engine if hasattr(engine, "lanes") else EngineDevice(engine)
+        self.device: Device = EngineDevice(engine) if isinstance(engine, Engine) else engine
         self.limits = limits or Limits()
         self._lock = threading.Condition()
         self._queue = Queue(self.limits, self.device.lanes)
@@ -175,7 +173,8 @@ class Scheduler:
     def stats(self) -> dict[str, Any]:
         """Figures for metrics; counters only grow.
 
-        counts: accepted, completed, failed_<error>, rejected_<reason> jobs. batches: steps by size.
+        counts of jobs: accepted, completed, rejected_<reason>, <error>_queued, <error>_running.
+        batches: steps of the device by the number of streams.
         """
         with self._lock:
             batches: Counter[int] = sum((lane.batches for lane in self._lanes), Counter())
