@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fake_device import FakeDevice, alone
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import talk
 from tiny import make_weights
@@ -89,7 +89,8 @@ def test_text_that_comes_in_pieces_gives_what_it_gives_at_once(scheduler):
     for sentence in ("The first one. ", "A second one! And a third, of 3 words. ", "Last."):
         scheduler.feed(job, sentence)
     scheduler.finish(job)
-    equal(job.speech(), alone("The first one. A second one! And a third, of 3 words. Last.", 2, 1.0, 5))
+    text = "The first one. A second one! And a third, of 3 words. Last."
+    equal(job.speech(), alone(text, 2, seed=5))
 
 
 def test_text_may_come_while_the_speech_of_it_is_read(scheduler):

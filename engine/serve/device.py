@@ -19,7 +19,6 @@ from engine.models.vocoder import VocoderStream, next_together
 from engine.synthesize import SENTENCE_GAP_S, Spoken, speak
 from engine.text import Sentence, front_end
 
-
 WARM_UP = "A few words, to load and to measure."
 
 

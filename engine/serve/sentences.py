@@ -9,7 +9,7 @@ from engine.errors import InputError
 from engine.text import Sentence, front_end
 
 LOOK_AHEAD = 24  # characters after a full stop by which the front end knows it for an end
-_END = re.compile(r"[.?!…。][\"')\]}»”’]*\s+(?=\S)|\n\s*\n(?=\s*\S)")
+_END = re.compile(r"[.?!…。][\"')\]}\u00bb\u201d\u2019]*\s+(?=\S)|\n\s*\n(?=\s*\S)")
 
 
 class Sentences:
