@@ -185,9 +185,13 @@ class Job:
         """Audio put out so far."""
         return self._samples / self.sample_rate
 
-    def cancel(self) -> None:
-        """Give up; the device stops with it at the next chunk. Harmless when done."""
-        self.fail(Cancelled("cancelled"))
+    def cancel(self, error: EngineError | None = None) -> None:
+        """Give up; the device stops with it at the next chunk. Harmless when done.
+
+        Args:
+            error: what readers get instead of Cancelled.
+        """
+        self.fail(error or Cancelled("cancelled"))
         self._wake()
 
     def __enter__(self) -> Job:
