@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 
 from engine.errors import InputError
-from engine.text import Sentence, front_end
+from engine.text import pieces
 
 LOOK_AHEAD = 24  # characters after a full stop by which the front end knows it for an end
+CONTEXT = 40  # characters before it that matter
 _END = re.compile(r"[.?!…。][\"')\]}\u00bb\u201d\u2019]*\s+(?=\S)|\n\s*\n(?=\s*\S)")
 
 
@@ -24,11 +24,15 @@ class Sentences:
         self._text += text
         cut = 0
         for match in _END.finditer(self._text, self._seen):
-            if not _known(self._text[match.end() :]):
+            at = match.end()
+            before = self._text[max(cut, at - CONTEXT) : at]
+            after = self._text[at : at + LOOK_AHEAD]
+            if not _known(after):
                 break
-            self._seen = match.end()
-            if _parts_here(self._text[cut:], match.end() - cut):
-                cut = match.end()
+            self._seen = at
+            in_braces = self._text.rfind("{", cut, at) > self._text.rfind("}", cut, at)
+            if not in_braces and _parts(before, after):
+                cut = at
         whole, self._text = self._text[:cut], self._text[cut:]
         self._seen = max(0, self._seen - cut)
         return whole
@@ -44,14 +48,10 @@ def _known(following: str) -> bool:
     return len(following) >= LOOK_AHEAD or re.match(r"\W*\w+\W", following) is not None
 
 
-def _parts_here(text: str, at: int) -> bool:
-    """Does the front end part the text at `at`?"""
+def _parts(before: str, after: str) -> bool:
+    """Does the front end part a text between these two?"""
     try:
-        both = front_end(text[:at]) + front_end(text[at:])
-        return _plain(both) == _plain(front_end(text))
+        both = list(pieces(before + after))
+        return len(both) > 1 and [*pieces(before), *pieces(after)] == both
     except InputError:
         return False
-
-
-def _plain(sentences: list[Sentence]) -> list[Sentence]:
-    return [replace(sentence, warnings=()) for sentence in sentences]

@@ -1,8 +1,9 @@
 """Wyoming, the protocol of Home Assistant's voices: text in, audio out, over TCP.
 
-describe -> info. synthesize -> audio-start, audio-chunk..., audio-stop. synthesize-start, -chunk...,
--stop the same with text that is still being written, then synthesize-stopped. A connection's
-requests are answered in order; a client that hangs up cancels its request.
+describe -> info. synthesize -> audio-start, audio-chunk..., audio-stop. synthesize-start,
+synthesize-chunk..., synthesize-stop: the same with text that is still being written, and
+synthesize-stopped at the end. A connection's requests are answered in order; a client that hangs up
+cancels its request.
 """
 
 from __future__ import annotations
