@@ -26,9 +26,7 @@ class Limits:
     keep_alive_s: float = 10.0
     write_stall_s: float = 10.0  # a reader that takes nothing for so long is dropped
     requests: int = 256  # in flight
-    requests_per_key: int = 16
     requests_per_minute: int = 60  # of one key; 0 = no limit
-    deadline_s: float = 60.0  # of a request that names none
     voices: int = 10_000
     voices_per_key: int = 1_000
 
