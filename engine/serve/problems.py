@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
@@ -17,9 +18,11 @@ from engine.errors import (
     EngineError,
     InputError,
     Overloaded,
+    Unavailable,
     VoiceError,
 )
 
+log = logging.getLogger("clonewave.serve")
 TYPES = {
     401: "authentication_error", 403: "permission_error", 404: "not_found_error",
     429: "rate_limit_error",
@@ -109,14 +112,16 @@ def from_error(error: Exception) -> Problem:
         return Problem(429, "overloaded", str(error), retry=True, retry_after_s=wait)
     if isinstance(error, DeadlineExceeded):
         return Problem(504, "deadline_exceeded", str(error), retry=False)
-    if isinstance(error, Cancelled):
-        message = "the server is stopping; send the request again"
-        return Problem(503, "cancelled", message, retry=True, retry_after_s=5)
+    if isinstance(error, (Cancelled, Unavailable)):
+        log.warning("unavailable: %s", error)  # its text may name a path
+        message = "not available at the moment; send the request again"
+        return Problem(503, "unavailable", message, retry=True, retry_after_s=5)
     if isinstance(error, VoiceError):
         return Problem(422, "voice_unusable", str(error), param="voice")
     if isinstance(error, InputError):
         return Problem(400, "invalid_input", str(error), param="input")
     if isinstance(error, EngineError):
+        log.error("engine: %s", error)
         return Problem(500, "engine_error", "this request cannot be spoken", retry=False)
     return internal()
 

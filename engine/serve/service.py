@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,7 @@ from engine.serve.settings import Settings, default_voices
 from engine.serve.store import Entry, VoiceMissing, VoiceStore
 from engine.voice import Voice
 
+log = logging.getLogger("clonewave.serve")
 T = TypeVar("T")
 DEFAULT = "default"
 # Names that programs written for OpenAI send: all of them are our default voice.
@@ -50,6 +52,7 @@ class Service:
         self.metrics = Metrics(scheduler.stats, self.store.count)
         self.decoder = Decoder(settings.decode, on_kill=self.metrics.decode_killed.inc)
         self.draining = False
+        self.sounding = 0  # sounds on their way to WebSockets
         self.cloning = asyncio.Semaphore(2)  # clones at a time; each takes a thread
         self.started_at = int(time.time())
         self._rates = MovingWindowRateLimiter(MemoryStorage())
@@ -90,6 +93,10 @@ class Service:
         except VoiceMissing:
             if name not in OPENAI_VOICES:
                 raise missing(name) from None
+        except VoiceError as error:
+            log.warning("%s", error)  # it names a path
+            text = "this voice was made with other weights, or is damaged; clone it again"
+            raise Problem(422, "voice_unusable", text, param="voice") from error
         try:
             return DEFAULT, await asyncio.to_thread(self._default_voice)
         except VoiceError:
@@ -117,8 +124,13 @@ class Service:
         except VoiceMissing:
             raise missing(name) from None
 
-    async def submit(self, text: str, voice: Voice, **options: Any) -> Job:
+    def account(self, key: Key) -> str | None:
+        """Who pays in the scheduler; nobody where the server has no keys."""
+        return key.name if self.keys is not None else None
+
+    async def submit(self, text: str, voice: Voice, key: Key, **options: Any) -> Job:
         """`Scheduler.submit` in a thread: the text's front end takes milliseconds."""
+        options["key"] = self.account(key)
         try:
             return await asyncio.to_thread(self.scheduler.submit, text, voice, **options)
         except Overloaded as error:

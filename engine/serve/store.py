@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from engine.errors import EngineError, InputError, VoiceError
+from engine.errors import InputError, Unavailable, VoiceError
 from engine.files import PathLike, read_bytes, sha256, sync_folder
 from engine.serve.settings import Limits
 from engine.voice import LIMIT_BYTES, Voice
@@ -59,7 +59,7 @@ class StoreFull(VoiceError):
     """The owner, or the store, has as many voices as allowed."""
 
 
-class StoreUnavailable(EngineError):
+class StoreUnavailable(Unavailable):
     """The disk or the database does not answer as it should; nothing was changed."""
 
 
