@@ -384,7 +384,7 @@ def _encode(
     samples = np.clip(samples, -1.0, 1.0)
     subtype = (subtype or default).upper()
     if subtype == "PCM_16":  # libsndfile scales by 32767 and truncates; this reads back exactly
-        samples = pcm16(samples)
+        samples = pcm16(np.asarray(samples))
     buffer = io.BytesIO()
     try:
         with soundfile.SoundFile(buffer, "w", sample_rate, 1, subtype, format=container) as audio:

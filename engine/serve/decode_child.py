@@ -17,8 +17,8 @@ import resource
 import select
 import signal
 import socket
-import sys
 import time
+from typing import IO, Any
 
 import numpy as np
 import soundfile
@@ -41,11 +41,11 @@ class Refused(Exception):
 class Forward(soundfile.SoundFile):
     """soundfile seeks after each read of a seekable file, which corrupts the next MP3 frame."""
 
-    def seekable(self):
+    def seekable(self) -> bool:
         return False
 
 
-def decode(upload, out, limits):
+def decode(upload: IO[bytes], out: IO[bytes], limits: dict[str, Any]) -> tuple[int, int]:
     """Samples of `upload` into `out`; returns (rate, frames)."""
     try:
         with Forward(upload) as audio:
@@ -55,7 +55,7 @@ def decode(upload, out, limits):
         raise Refused(415, "audio_unreadable", "not readable as audio, or cut off") from None
 
 
-def check_header(audio, limits):
+def check_header(audio: Any, limits: dict[str, Any]) -> None:
     if audio.subtype not in ALLOWED.get(audio.format, ()):
         known = "WAV (PCM, float), FLAC, Ogg (Vorbis, Opus) or MP3"
         raise Refused(415, "audio_unsupported", f"{audio.format} {audio.subtype}: give {known}")
@@ -67,7 +67,7 @@ def check_header(audio, limits):
         raise Refused(422, "audio_sample_rate", message)
 
 
-def copy(audio, out, limits):
+def copy(audio: Any, out: IO[bytes], limits: dict[str, Any]) -> int:
     """Mono blocks to `out`, counted as they come; the header's length is never believed."""
     frames, most = 0, limits["max_s"] * audio.samplerate
     while True:
@@ -93,7 +93,7 @@ def copy(audio, out, limits):
     return frames
 
 
-def lock_in(limits):
+def lock_in(limits: dict[str, Any]) -> None:
     """From here on: no new descriptor (so no file and no socket), bounded memory and time."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (limits["cpu_s"], limits["cpu_s"]))
@@ -101,11 +101,12 @@ def lock_in(limits):
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))
 
 
-def child(upload_fd, out_fd, answer_fd, limits):
+def child(upload_fd: int, out_fd: int, answer_fd: int, limits: dict[str, Any]) -> None:
     """Decode, answer, and end; never returns."""
     try:
         upload, out = os.fdopen(upload_fd, "rb"), os.fdopen(out_fd, "wb")
         lock_in(limits)
+        answer: dict[str, Any]
         try:
             rate, frames = decode(upload, out, limits)
             answer = {"rate": rate, "frames": frames}
@@ -119,7 +120,7 @@ def child(upload_fd, out_fd, answer_fd, limits):
         os._exit(1)
 
 
-def serve_one(upload_fd, out_fd, limits):
+def serve_one(upload_fd: int, out_fd: int, limits: dict[str, Any]) -> dict[str, Any]:
     """Fork for one file; its answer, or what became of it."""
     answer_fd, child_fd = os.pipe()
     pid = os.fork()
@@ -143,7 +144,7 @@ def serve_one(upload_fd, out_fd, limits):
     return {"status": 422, "code": "audio_undecodable", "message": message, "killed": True}
 
 
-def warm_up():
+def warm_up() -> None:
     """Whatever a first use loads has to be loaded before files cannot be opened any more."""
     for format, subtypes in ALLOWED.items():
         buffer = io.BytesIO()
@@ -153,7 +154,7 @@ def warm_up():
         decode(buffer, io.BytesIO(), {**limits, "decoded_bytes": 1 << 30})
 
 
-def main():
+def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ctrl-c is for the server
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warm_up()
@@ -163,7 +164,7 @@ def main():
         if not data:  # the server is gone
             return
         try:
-            answer = serve_one(*descriptors, json.loads(data))
+            answer = serve_one(descriptors[0], descriptors[1], json.loads(data))
         finally:
             for descriptor in descriptors:
                 os.close(descriptor)
@@ -171,4 +172,4 @@ def main():
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

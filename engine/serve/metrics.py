@@ -29,7 +29,7 @@ class Metrics:
         self, scheduler_stats: Callable[[], dict[str, Any]], voices: Callable[[], int]
     ) -> None:
         self.registry = CollectorRegistry()
-        make = {"registry": self.registry, "namespace": "clonewave"}
+        make: dict[str, Any] = {"registry": self.registry, "namespace": "clonewave"}
         self.requests = Counter("requests", "Requests answered", ("route", "code"), **make)
         self.ttfa = Histogram(
             "ttfa_seconds", "From accepted to first audio", buckets=SECONDS, **make

@@ -30,12 +30,12 @@ class Spoken(BaseModel):
     input: Annotated[str, StringConstraints(min_length=1)] = Field(
         description=f"Text, {TEXT_CHARS} characters at most unless the server says otherwise",
     )
-    voice: Name | VoiceId = Field("default", description="Id or name of a voice, or `default`")
+    voice: Name | VoiceId = Field(default="default", description="Id or name of a voice, or `default`")
     model: Name = MODEL
     response_format: FormatName = "mp3"
-    speed: float = Field(1.0, ge=SPEEDS[0], le=SPEEDS[1])
-    seed: int | None = Field(None, ge=0, lt=2**63, description="Same seed, same samples")
-    language: str | None = Field(None, max_length=20, description="`en` or a kind of it")
+    speed: float = Field(default=1.0, ge=SPEEDS[0], le=SPEEDS[1])
+    seed: int | None = Field(default=None, ge=0, lt=2**63, description="Same seed, same samples")
+    language: str | None = Field(default=None, max_length=20, description="`en` or a kind of it")
 
     @property
     def voice_name(self) -> str:
@@ -48,21 +48,21 @@ class Spoken(BaseModel):
 
 
 class SpeechRequest(Spoken):
-    stream: bool = Field(True, description="Chunks as they are made; false: a complete file")
+    stream: bool = Field(default=True, description="Chunks as they are made; false: a complete file")
     stream_format: Literal["audio", "sse"] = "audio"
-    words: bool = Field(False, description="With `sse`: events that say when each word is spoken")
-    deadline_ms: int | None = Field(None, ge=1, le=600_000)
+    words: bool = Field(default=False, description="With `sse`: events that say when each word is spoken")
+    deadline_ms: int | None = Field(default=None, ge=1, le=600_000)
 
 
 class BatchRequest(BaseModel):
     items: list[Spoken] = Field(min_length=1, max_length=Limits().batch_items)
-    deadline_ms: int | None = Field(None, ge=1, le=600_000)
+    deadline_ms: int | None = Field(default=None, ge=1, le=600_000)
 
 
 class BatchResult(BaseModel):
     index: int
     status: int = Field(description="As the HTTP status of this item alone")
-    audio: str | None = Field(None, description="base64")
+    audio: str | None = Field(default=None, description="base64")
     format: str | None = None
     seconds: float | None = None
     error: dict[str, Any] | None = None

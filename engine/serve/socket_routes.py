@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from sentence_stream import SentenceBoundaryDetector
 
 from engine.errors import EngineError, Unavailable
 from engine.serve.encode import Encoder
 from engine.serve.job import Job
 from engine.serve.problems import Problem, from_error
 from engine.serve.schemas import FormatName, Name, usage
+from engine.serve.sentences import Sentences
 from engine.serve.service import key_of, service_of
 from engine.serve.speech_routes import end_job
 from engine.synthesize import SPEEDS
@@ -34,8 +34,8 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="ignore")
     voice: Name = "default"
     response_format: FormatName = "pcm"
-    speed: float = Field(1.0, ge=SPEEDS[0], le=SPEEDS[1])
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    speed: float = Field(default=1.0, ge=SPEEDS[0], le=SPEEDS[1])
+    seed: int | None = Field(default=None, ge=0, lt=2**63)
 
 
 class Message(BaseModel):
@@ -70,7 +70,7 @@ class _Session:
         self.config = Config()
         self.job: Job | None = None
         self._sender: asyncio.Task[None] | None = None
-        self._detector = SentenceBoundaryDetector()
+        self._sentences = Sentences()
         self._text = ""  # of this sound, so far
 
     async def run(self) -> None:
@@ -105,13 +105,13 @@ class _Session:
             if len(self._text) > self.service.limits.text_chars:
                 limit = self.service.limits.text_chars
                 raise Problem(400, "text_too_long", f"over {limit:,} characters before input.done")
-            for sentence in self._detector.add_chunk(message.text):
-                await self._feed(sentence)
+            if whole := await asyncio.to_thread(self._sentences.add, message.text):
+                await self._feed(whole)
         else:
             await self._done()
 
-    async def _feed(self, sentence: str) -> None:
-        """Queue a sentence; the first one opens the job."""
+    async def _feed(self, text: str) -> None:
+        """Queue whole sentences; the first ones open the job."""
         scheduler = self.service.scheduler
         if self.job is None:
             if self.service.draining:
@@ -124,12 +124,12 @@ class _Session:
             )
             self.service.sounding += 1
             self._sender = asyncio.create_task(self._send(self.job))
-        await asyncio.to_thread(scheduler.feed, self.job, sentence)
+        await asyncio.to_thread(scheduler.feed, self.job, text)
 
     async def _done(self) -> None:
         """The text ends: queue the rest, wait for the sound, be ready for the next."""
-        rest = self._detector.finish()
-        if rest:
+        rest = self._sentences.rest()
+        if rest.strip():
             await self._feed(rest)
         if self.job is None or self._sender is None:
             raise Problem(400, "invalid_input", "no text before input.done", param="text")
@@ -167,7 +167,7 @@ class _Session:
     async def _reset(self) -> None:
         """Be ready for another sound; one that is under way is given up."""
         await self.stop()
-        self._detector, self._text = SentenceBoundaryDetector(), ""
+        self._sentences, self._text = Sentences(), ""
 
     async def stop(self) -> None:
         job, sender = self.job, self._sender

@@ -144,7 +144,7 @@ class VoiceStore:
             raise VoiceMissing(name)
         return rows[0]
 
-    def list(self, owner: str | None = None) -> list[Entry]:
+    def entries(self, owner: str | None = None) -> list[Entry]:
         """All that `owner` may use, oldest first; None: those of every owner."""
         if owner is None:
             return self._rows("SELECT * FROM voices ORDER BY created_at, id", ())
@@ -289,7 +289,7 @@ class VoiceStore:
         Returns:
             How many: voices, unfinished, deleted, orphans, damaged (files), missing (rows kept).
         """
-        rows = {entry.id: entry for entry in self.list()}
+        rows = {entry.id: entry for entry in self.entries()}
         deleted = {id for (id,) in self._db.execute("SELECT id FROM deleted")}
         counts = dict.fromkeys(("unfinished", "deleted", "orphans", "damaged", "missing"), 0)
         for path in sorted(self.voices.iterdir()):
@@ -313,7 +313,7 @@ class VoiceStore:
     def _rows(self, query: str, values: tuple[Any, ...]) -> list[Entry]:
         with self._lock, _unavailable(self.folder):
             rows = self._db.execute(query, values).fetchall()
-        return [Entry(*row[:5], json.loads(row[5])) for row in rows]
+        return [Entry(*fixed, json.loads(details)) for *fixed, details in rows]  # type: ignore[call-arg]
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:

@@ -216,7 +216,7 @@ def _answer(entry: Entry) -> VoiceAnswer:
 async def list_voices(request: Request) -> VoiceList:
     """The default voice, those of this key, and those shared with every key."""
     service = service_of(request)
-    entries = await asyncio.to_thread(service.store.list, key_of(request).name)
+    entries = await asyncio.to_thread(service.store.entries, key_of(request).name)
     default = VoiceAnswer(id=DEFAULT, name=DEFAULT, created_at=service.started_at, shared=True)
     return VoiceList(voices=[default, *map(_answer, entries)])
 

@@ -1,4 +1,4 @@
-"""`clonewave serve`."""
+"""`clonewave serve`. What needs the serve extra is imported when it runs, not for `--help`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,9 @@ import argparse
 import logging
 from pathlib import Path
 
-from engine.commands import engine_arguments, make_engine
+from engine import commands
 from engine.errors import ConfigError
-from engine.serve.app import build_app
 from engine.serve.keys import SCOPES, add_key
-from engine.serve.scheduler import Scheduler
-from engine.serve.server import serve
 from engine.serve.settings import Limits, Settings
 
 log = logging.getLogger("clonewave.serve")
@@ -21,6 +18,12 @@ def run(args: argparse.Namespace) -> int:
     """Serve until SIGTERM or ctrl-c; or only add a key."""
     if args.add_key:
         return _add_key(args)
+    try:
+        from engine.serve.app import build_app
+        from engine.serve.server import serve
+    except ModuleNotFoundError as error:
+        text = f"{error.name} is missing: pip install 'clonewave[serve]'"
+        raise ConfigError(text) from error
     level = logging.WARNING if args.quiet else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
     limits = Limits(requests_per_minute=args.rate_limit, text_chars=args.max_chars)
@@ -30,8 +33,7 @@ def run(args: argparse.Namespace) -> int:
         drain_lag_s=args.drain_lag, drain_s=args.drain, limits=limits,
     )  # fmt: skip
     check_bind(settings)
-    engine = make_engine(args)
-    app = build_app(engine, Scheduler(engine), settings)
+    app = build_app(commands._engine(args), settings=settings)
     log.info("http://%s:%d  page /, API /v1/audio/speech", settings.host, settings.port)
     tls = {"ssl_certfile": args.tls_cert, "ssl_keyfile": args.tls_key} if args.tls_cert else {}
     return serve(app, settings, **tls)
@@ -79,4 +81,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="then finish what is in flight for so long (default: %(default)s)")  # fmt: skip
     add("--tls-cert", metavar="FILE", help="certificate chain; or let a proxy do TLS")
     add("--tls-key", metavar="FILE", help="its private key")
-    engine_arguments(parser)
+    commands._engine_arguments(parser)
