@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable]
     "clone": ("make a voice file from recordings", commands.add_clone, commands.clone),
     "info": ("models, sizes, configuration", commands.add_info, commands.info),
     "doctor": ("what works on this machine, and why not", commands.add_doctor, commands.doctor),
-    "serve": ("speech for other programs, over HTTP", serve_command.add_arguments, serve_command.run),
+    "serve": ("speech for other programs", serve_command.add_arguments, serve_command.run),
     "voices": ("the voices that a server keeps", voices_command.add_arguments, voices_command.run),
     "train": ("train a model", train_command.add_arguments, train_command.run),
     "corpus": ("build a training corpus", corpus.add_arguments, corpus.run),

@@ -125,7 +125,8 @@ class _Worker:
             ours, theirs = socket.socketpair()
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-I", str(SCRIPT)], stdin=theirs.fileno(), stdout=subprocess.DEVNULL,
+                    [sys.executable, "-I", str(SCRIPT)],
+                    stdin=theirs.fileno(), stdout=subprocess.DEVNULL,
                     env={"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}, cwd="/",
                 )  # fmt: skip
             self._socket = ours

@@ -30,7 +30,7 @@ class Spoken(BaseModel):
     input: Annotated[str, StringConstraints(min_length=1)] = Field(
         description=f"Text, {TEXT_CHARS} characters at most unless the server says otherwise",
     )
-    voice: Name | VoiceId = Field(default="default", description="Id or name of a voice, or `default`")
+    voice: Name | VoiceId = Field(default="default", description="Id, name or `default`")
     model: Name = MODEL
     response_format: FormatName = "mp3"
     speed: float = Field(default=1.0, ge=SPEEDS[0], le=SPEEDS[1])
@@ -48,9 +48,9 @@ class Spoken(BaseModel):
 
 
 class SpeechRequest(Spoken):
-    stream: bool = Field(default=True, description="Chunks as they are made; false: a complete file")
+    stream: bool = Field(default=True, description="false: a complete file")
     stream_format: Literal["audio", "sse"] = "audio"
-    words: bool = Field(default=False, description="With `sse`: events that say when each word is spoken")
+    words: bool = Field(default=False, description="With `sse`: when each word is said")
     deadline_ms: int | None = Field(default=None, ge=1, le=600_000)
 
 

@@ -1,4 +1,4 @@
-"""What the routes share: engine, scheduler, voices, keys, and how to use them off the event loop."""
+"""What the routes share: engine, scheduler, voices, keys; used off the event loop."""
 
 from __future__ import annotations
 

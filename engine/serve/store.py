@@ -208,12 +208,10 @@ class VoiceStore:
         """Keep a voice. When this returns, the voice survives a crash or a power cut.
 
         Raises:
-            InputError: a name of other than 1 to 64 letters, digits, spaces and `_.-`.
+            InputError: see `check_name`.
             VoiceExists, StoreFull: see there.
         """
-        if not NAME.fullmatch(name) or ID.fullmatch(name) or name in RESERVED:
-            allowed = f"1 to 64 letters, digits, spaces, _ . or -, and none of {list(RESERVED)}"
-            raise InputError(f"name {name[:80]!r}: {allowed}")
+        check_name(name)
         id = f"v_{secrets.token_hex(16)}"
         with self._lock, _unavailable(self.folder):
             self._check_room(owner, name)
@@ -314,6 +312,13 @@ class VoiceStore:
         with self._lock, _unavailable(self.folder):
             rows = self._db.execute(query, values).fetchall()
         return [Entry(*fixed, json.loads(details)) for *fixed, details in rows]  # type: ignore[call-arg]
+
+
+def check_name(name: str) -> None:
+    """Raise InputError for a name that a voice may not have."""
+    if not NAME.fullmatch(name) or ID.fullmatch(name) or name in RESERVED:
+        allowed = f"1 to 64 letters, digits, spaces, _ . or -, and none of {list(RESERVED)}"
+        raise InputError(f"name {name[:80]!r}: {allowed}")
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ from engine.serve.store import (
     StoreFull,
     VoiceExists,
     VoiceMissing,
+    check_name,
 )
 from engine.voice import Voice
 
@@ -96,7 +97,8 @@ async def clone_voice(request: Request) -> Response:
         if idempotency is not None:
             made = await asyncio.to_thread(service.store.replay, key.name, idempotency)
             if made is not None:
-                return JSONResponse(_answer(made).model_dump(), 201, {"Idempotent-Replayed": "true"})
+                headers = {"Idempotent-Replayed": "true"}
+                return JSONResponse(_answer(made).model_dump(), 201, headers)
         async with service.cloning:
             entry = await asyncio.to_thread(_clone, service, form, key.name, idempotency)
     except AudioRefused as error:
@@ -133,8 +135,10 @@ async def _form(request: Request, service: Service) -> CloneForm:
     if not samples:
         text = "give 1 to 8 recordings as files named audio_sample"
         raise Problem(400, "invalid_audio_sample", text, param="audio_sample")
-    if "name" not in texts:
-        raise Problem(400, "invalid_name", "give the voice a name", param="name")
+    try:
+        check_name(texts.get("name", ""))
+    except InputError as error:
+        raise Problem(400, "invalid_name", str(error), param="name") from error
     consent = texts.get("consent", "").strip()
     if len(consent) < MIN_CONSENT:
         text = "give the speaker's statement, for example `I am the speaker and I agree`"
