@@ -1,5 +1,6 @@
 """The voice store: nothing acknowledged is lost, whatever kills it; rows and files agree."""
 
+import itertools
 import os
 import random
 import shutil
@@ -229,7 +230,8 @@ def kill_writers(folder: Path, times: int, rng: random.Random) -> int:
             writer.stdin.write("\n")
             writer.stdin.flush()
             pid = int(next(one for one in writer.stdout if one.startswith("started")).split()[1])
-            threading.Event().wait(rng.uniform(0, 0.15))
+            lines += itertools.islice(writer.stdout, rng.randrange(4))  # so far at least
+            threading.Event().wait(rng.uniform(0, 0.05))
             os.kill(pid, signal.SIGKILL)
             for line in writer.stdout:
                 if line.startswith("ended"):
