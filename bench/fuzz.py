@@ -57,7 +57,7 @@ def audio(count: int, seed: int) -> dict:
                 failures.append(f"bomb decoded: {name}")
         before = _memory()
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            collections.deque(tqdm(pool.map(one, range(count)), total=count, disable=None), 0)
+            collections.deque(tqdm(pool.map(one, range(count)), total=count, mininterval=10), 0)
         grown = _memory() - before
     bombs = sum(1 for _ in damage.bombs())
     return {
@@ -70,7 +70,7 @@ def text(count: int, seed: int) -> dict:
     """Hostile texts through the front end."""
     rng, failures, characters = random.Random(seed), [], 0
     begin = time.process_time()
-    for number in tqdm(range(count), disable=None):
+    for number in tqdm(range(count), mininterval=10):
         hostile = damage.hostile_text(rng)
         characters += len(hostile)
         try:
@@ -100,7 +100,7 @@ def drains(count: int, seed: int) -> dict:
     import test_serve_drain
 
     failures, accepted = [], 0
-    for number in tqdm(range(count), disable=None):
+    for number in tqdm(range(count), mininterval=10):
         with tempfile.TemporaryDirectory() as folder:
             try:
                 accepted += test_serve_drain.drain_once(Path(folder), random.Random(seed + number))

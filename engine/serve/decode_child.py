@@ -158,6 +158,7 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's ctrl-c is for the server
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     warm_up()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libmpg123 complains there about every file
     control = socket.socket(fileno=0)
     while True:
         data, descriptors, _, _ = socket.recv_fds(control, 4096, 2)
