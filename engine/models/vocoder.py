@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from engine import kernels
 from engine.config import VocoderConfig
-from engine.kernels import WaveNet, WaveNetWeights
+from engine.kernels import WaveNet, WaveNetState, WaveNetWeights
 from engine.models.layers import log_mel, normalise_mel
 
 
@@ -246,24 +246,42 @@ class VocoderStream:
 
 
 @torch.no_grad()
-def finish_together(streams: Sequence[VocoderStream]) -> list[Tensor]:
-    """All samples of several fresh streams of one network, generated side by side.
+def next_together(streams: Sequence[VocoderStream], frames: int) -> list[Tensor]:
+    """Samples of the next `frames` mel frames of each stream, generated side by side.
 
-    The network reads its weights once a step for all of them: nearly twice as fast on a CPU. No
-    stream's samples depend on its neighbours.
+    The streams are of one network, stand anywhere, and none is at its end; one that ends sooner
+    gives what it has. The network reads its weights once a step for all of them: nearly twice as
+    fast on a CPU. No stream's samples depend on its neighbours. If this raises, no stream moved.
     """
-    longest = max(stream.frames for stream in streams)
     first = streams[0]
     repeat = first.vocoder.config.band_steps_per_frame
-    pad = lambda x, frames, per: F.pad(x, (0, (longest - frames) * per))  # noqa: E731
-    conditioning = torch.cat([pad(s.conditioning, s.frames, 1) for s in streams])
-    noise = torch.cat([pad(s._noise(s.frames), s.frames, repeat) for s in streams])
+    ends = [min(stream.at + frames, stream.frames) for stream in streams]
+    most = max(end - stream.at for stream, end in zip(streams, ends, strict=True))
+    pad = lambda x, per: F.pad(x, (0, most * per - x.shape[-1]))  # noqa: E731
+    rows = list(zip(streams, ends, strict=True))
+    conditioning = torch.cat([pad(s.conditioning[..., s.at : end], 1) for s, end in rows])
+    noise = torch.cat([pad(s._noise(end), repeat) for s, end in rows])
+    parts = zip(*(stream.state for stream in streams), strict=True)
+    state = WaveNetState(*(torch.cat(part) for part in parts))
     bands = kernels.wavenet_generate(
-        conditioning, noise, first.network, first.network.state(len(streams)),
-        backend=first.backend,
-    )  # fmt: skip
-    ends = [stream.frames * repeat for stream in streams]
-    return [
-        stream._samples(bands[i : i + 1, :, :end].contiguous(), stream.frames)
-        for i, (stream, end) in enumerate(zip(streams, ends, strict=True))
-    ]
+        conditioning, noise, first.network, state, backend=first.backend
+    )
+    before = [(stream.at, stream.tail, stream.past.clone()) for stream in streams]
+    try:
+        samples = [
+            s._samples(bands[i : i + 1, :, : (end - s.at) * repeat].contiguous(), end)
+            for i, (s, end) in enumerate(rows)
+        ]
+    except BaseException:
+        for stream, saved in zip(streams, before, strict=True):
+            stream.at, stream.tail, stream.past = saved
+        raise
+    for i, stream in enumerate(streams):
+        for mine, part in zip(stream.state, state, strict=True):
+            mine.copy_(part[i : i + 1])
+    return samples
+
+
+def finish_together(streams: Sequence[VocoderStream]) -> list[Tensor]:
+    """All samples that several streams still have to give, generated side by side."""
+    return next_together(streams, max(stream.frames - stream.at for stream in streams))
