@@ -186,19 +186,23 @@ class Follower : Half<P> {
  private:
   void term(int64_t joined) {
     if (joined < 0) return;  // begun and over before this was read
-    while (at_ < joined) next();
+    go_to(joined);
     int64_t ring = 0;
     for (int layer = 0; layer < d_.layers; ring += d_.dilations[layer++]) look_back(0, layer, ring);
     for (int64_t t = 0; joined + t < this->steps_; ++t) {
-      next();
-      if (!step(t, at_ == this->steps_)) return;
+      this->advance();
+      if (!step(t, joined + t + 1 == this->steps_)) return;
     }
     wait_for(e_->quit, clonewave::kNoMoreTerms);
   }
 
-  void next() {
-    this->advance();
-    ++at_;
+  // Where this stream stands: step of the call, which it can have passed in the term before.
+  void go_to(int64_t t) {
+    const int64_t per_frame = d_.band_steps_per_frame;
+    const int64_t in_frame = (first_step_ % per_frame) + t;
+    this->local_[0] = this->s_->conditioning + in_frame / per_frame * d_.layers * 2 * r_;
+    this->in_frame_[0] = static_cast<int>(in_frame % per_frame);
+    *this->s_->step = first_step_ + t;
   }
 
   bool wait_for(const SharedCount& count, int64_t value) {
@@ -234,7 +238,7 @@ class Follower : Half<P> {
   }
 
   int64_t term_ = 1;
-  int64_t at_ = 0;  // step of the call that this stream stands at
+  const int64_t first_step_ = *this->s_->step;
 };
 
 template <template <Precision> class Role>
