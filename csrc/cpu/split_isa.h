@@ -16,6 +16,14 @@ using clonewave::SharedCount;
 constexpr int kPatience = 1000;  // pauses of the processor, some 10 to 50 microseconds
 constexpr int kOwnSkips = 2;     // layers whose skip product is the leader's, so that it never waits
 
+// A hand-off costs both cores a miss: layers are handed over in twos, and a line is asked for before
+// it is needed.
+inline bool hands_over(int layer, int layers) { return layer % 2 == 1 || layer + 1 == layers; }
+
+inline void prefetch_floats(const float* p, int n) {
+  for (int i = 0; i < n; i += 16) prefetch(p + i);
+}
+
 inline bool reached(const SharedCount& count, int64_t value) {
   return __atomic_load_n(&count.value, __ATOMIC_ACQUIRE) >= value;
 }
@@ -90,6 +98,7 @@ class Leader : Half<P> {
       if (!together_ && reached(e_->ready, term_)) {
         joined_ = t;
         together_ = true;
+        ahead_ = 0;
         publish(e_->sent, 0);
         publish(e_->start, t + 1);
       }
@@ -118,7 +127,12 @@ class Leader : Half<P> {
 
   // The gates of `layer` so far.
   void gates(int64_t t, int layer, int64_t ring) {
-    if (wait_for(e_->ahead, (t - joined_) * d_.layers + layer + 1)) {
+    const int64_t wanted = (t - joined_) * d_.layers + layer + 1;
+    if (together_ && (ahead_ >= wanted || wait_for(e_->ahead, wanted))) {
+      if (ahead_ < wanted) ahead_ = __atomic_load_n(&e_->ahead.value, __ATOMIC_ACQUIRE);
+      if (ahead_ >= wanted + 2 && layer + 2 < d_.layers) {
+        prefetch_floats(this->past(t - joined_, layer + 2), 2 * r_);
+      }
       copy(work_.hidden[0], this->past(t - joined_, layer), 2 * r_);
       return;
     }
@@ -148,7 +162,9 @@ class Leader : Half<P> {
       float* z = this->z(t - joined_, layer);
       out.storage = reinterpret_cast<uint8_t*>(z);
       gate_all<P>(work_.hidden[0], r_, z, out);
-      publish(e_->sent, (t - joined_) * d_.layers + layer + 1);
+      if (hands_over(layer, d_.layers) || layer + 1 == this->own_) {
+        publish(e_->sent, (t - joined_) * d_.layers + layer + 1);
+      }
       if (layer + 1 < d_.layers) {
         matvec<P, 1>(this->residual_of(layer), r_, r_, &out, work_.x);
       }
@@ -161,6 +177,7 @@ class Leader : Half<P> {
 
   int64_t term_ = 1;
   int64_t joined_ = 0;  // step of the call at which the term began
+  int64_t ahead_ = 0;   // what `ahead` was seen to be
   bool together_ = false;
 };
 
@@ -186,6 +203,7 @@ class Follower : Half<P> {
  private:
   void term(int64_t joined) {
     if (joined < 0) return;  // begun and over before this was read
+    sent_ = 0;
     go_to(joined);
     int64_t ring = 0;
     for (int layer = 0; layer < d_.layers; ring += d_.dilations[layer++]) look_back(0, layer, ring);
@@ -217,7 +235,10 @@ class Follower : Half<P> {
   void look_back(int64_t step, int layer, int64_t ring) {
     work_.ahead[0] = this->past(step, layer);
     this->look_ahead(this->past_of(layer), layer, ring);
-    publish(e_->ahead, step * d_.layers + layer + 1);
+    if (hands_over(layer, d_.layers)) publish(e_->ahead, step * d_.layers + layer + 1);
+    if (layer + 1 < d_.layers && d_.dilations[layer + 1] > 1) {
+      prefetch_floats(this->slot(0, layer + 1, ring + d_.dilations[layer]), r_);
+    }
   }
 
   // Behind the leader in step t; the stream's step is the one after it.
@@ -226,7 +247,12 @@ class Follower : Half<P> {
     copy(work_.skip[0], take(w, d_.skip_channels), d_.skip_channels);
     int64_t ring = 0;
     for (int layer = 0; layer < d_.layers; ring += d_.dilations[layer++]) {
-      if (!wait_for(e_->sent, t * d_.layers + layer + 1)) return false;
+      const int64_t wanted = t * d_.layers + layer + 1;
+      if (sent_ < wanted) {
+        if (!wait_for(e_->sent, wanted)) return false;
+        sent_ = __atomic_load_n(&e_->sent.value, __ATOMIC_ACQUIRE);
+      }
+      if (sent_ > wanted) prefetch(this->z(t, layer + 1));
       if (layer < this->own_) this->add_skip(t, layer);
       if (layer + 1 == this->own_) {
         copy(this->skip(t), work_.skip[0], d_.skip_channels);
@@ -238,6 +264,7 @@ class Follower : Half<P> {
   }
 
   int64_t term_ = 1;
+  int64_t sent_ = 0;  // what `sent` was seen to be
   const int64_t first_step_ = *this->s_->step;
 };
 
