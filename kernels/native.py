@@ -113,7 +113,7 @@ def wavenet_generate(
     """Compiled form of reference.wavenet_generate; see it for shapes and units.
 
     Cost: one transposition of the conditioning per call. Numerics: `network.precision`; equal bits
-    whatever the batch and the size of the calls.
+    whatever the batch, the size of the calls and the cores.
     Raises:
         ValueError: shapes that do not fit each other, or too few conditioning frames.
     """
@@ -121,8 +121,9 @@ def wavenet_generate(
     out = torch.empty(randomness.shape, dtype=torch.float32)
     time_major = conditioning.permute(0, 3, 1, 2)
     packed(network).generate(
-        _array(time_major), _array(randomness), *(part.numpy() for part in state), out.numpy()
-    )
+        _array(time_major), _array(randomness), *(part.numpy() for part in state), out.numpy(),
+        network.cores,
+    )  # fmt: skip
     return out
 
 
