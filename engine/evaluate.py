@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from engine import audio
+from engine import audio, kernels
 from engine.errors import EngineError, InputError
 from engine.judges import Judges, need, versions
 from engine.scores import Reference, Report, Utterance, mean
@@ -350,6 +350,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, help="folder of model weights (default: those shipped)"
     )
     parser.add_argument("--backend", help="kernel backend (default auto)")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", *kernels.PRECISIONS),
+        help="of the vocoder's compiled kernels (default auto = int8)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthesis (default 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -358,7 +362,9 @@ def run(args: argparse.Namespace) -> int:
     """Runs `clonewave evaluate`: scores to stdout, progress to stderr. Returns the exit status."""
     import engine  # here, not above: the package itself imports this module's neighbours
 
-    cloner = engine.Engine(weights=args.weights, backend=args.backend)
+    cloner = engine.Engine(
+        weights=args.weights, backend=args.backend, precision=args.precision
+    )
     report = evaluate(
         args.folder,
         synthesize=cloner.synthesize,
@@ -371,7 +377,10 @@ def run(args: argparse.Namespace) -> int:
         speakers=args.speakers.split(",") if args.speakers else None,
         reference=args.reference,
         keep_audio=args.keep_audio,
-        settings={"weights": str(args.weights or "default"), "backend": cloner.backend},
+        settings={
+            "weights": str(args.weights or "default"), "backend": cloner.backend,
+            "precision": cloner.network.precision,
+        },
     )
     print(json.dumps(report.to_dict(), ensure_ascii=False) if args.json else report.table())
     return 0
