@@ -37,6 +37,7 @@ lpc_analysis = _op("lpc_analysis")
 lpc_synthesis = _op("lpc_synthesis", cpp=Impl(native.lpc_synthesis, native.lpc_why_not))
 gated_activation = _op("gated_activation")
 gaussian_noise = _op("gaussian_noise", cpp=Impl(native.gaussian_noise, native.noise_why_not))
+stream_noise = _op("stream_noise", cpp=Impl(native.stream_noise, native.stream_noise_why_not))
 wavenet_generate = _op(
     "wavenet_generate", cpp=Impl(native.wavenet_generate, native.wavenet_why_not)
 )
@@ -83,6 +84,7 @@ __all__ = [
     "pqmf_analysis",
     "pqmf_filters",
     "pqmf_synthesis",
+    "stream_noise",
     "wavenet_generate",
     "wavenet_state",
 ]

@@ -171,3 +171,22 @@ def gaussian_noise(seed: int, stream: int, first_step: int, band_steps: int, ban
     assert _cpu is not None  # why_not
     _cpu.gaussian_noise(seed, stream, first_step, out.numpy())
     return out
+
+
+def stream_noise_why_not(
+    seeds: Tensor, streams: Tensor, first_steps: Tensor, *_size: int
+) -> str | None:
+    """None if `stream_noise` can run here, else the reason."""
+    on_device = next((t for t in (seeds, streams, first_steps) if t.device.type != "cpu"), None)
+    if on_device is not None:
+        return f"a tensor is on {on_device.device}, cpp needs cpu"
+    return why_not()
+
+
+def stream_noise(
+    seeds: Tensor, streams: Tensor, first_steps: Tensor, band_steps: int, bands: int
+) -> Tensor:
+    """Compiled form of reference.stream_noise; see it for shapes."""
+    named = zip(seeds.tolist(), streams.tolist(), first_steps.tolist(), strict=True)
+    rows = [gaussian_noise(seed % 2**64, *name, band_steps, bands) for seed, *name in named]
+    return torch.stack(rows) if rows else torch.empty(0, bands, band_steps)

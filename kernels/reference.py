@@ -301,7 +301,7 @@ def wavenet_generate(
 _WORD = 0xFFFFFFFF
 
 
-def _philox(counter: list[Tensor], key: list[int]) -> list[Tensor]:
+def _philox(counter: list[Tensor], key: list[Tensor]) -> list[Tensor]:
     """Philox4x32-10 on 32-bit words in int64 tensors; products wrap, their bits are right."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -328,14 +328,31 @@ def gaussian_noise(seed: int, stream: int, first_step: int, band_steps: int, ban
         [bands, band_steps] float32 on the CPU.
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
-    step = torch.arange(band_steps, dtype=torch.int64) + first_step
+    signed = seed - 2**64 if seed >= 2**63 else seed
+    named = (torch.tensor([value]) for value in (signed, stream, first_step))
+    return stream_noise(*named, band_steps, bands)[0]
+
+
+def stream_noise(
+    seeds: Tensor, streams: Tensor, first_steps: Tensor, band_steps: int, bands: int
+) -> Tensor:
+    """`gaussian_noise` of many streams at once, on the device of its arguments.
+
+    Args:
+        seeds: [batch] int64, the bits of an unsigned seed. streams: [batch] int64, 32 bits.
+        first_steps: [batch] int64, band step of each stream's first column.
+        band_steps, bands: size.
+    Returns:
+        [batch, bands, band_steps] float32; no value of an argument is read by the host.
+    """
+    step = torch.arange(band_steps, device=seeds.device) + first_steps[:, None]
+    stream, seed = streams[:, None].expand_as(step), seeds[:, None]
     rows = []
     for quad in range((bands + 3) // 4):
-        other = [torch.full_like(step, stream), torch.full_like(step, quad)]
-        counter = [step & _WORD, step >> 32 & _WORD, *other]
+        counter = [step & _WORD, step >> 32 & _WORD, stream, torch.full_like(step, quad)]
         words = _philox(counter, [seed & _WORD, seed >> 32 & _WORD])
         for a, b in (words[:2], words[2:]):
             radius = torch.sqrt(-2 * torch.log(((a >> 9).float() + 0.5) * 2.0**-23))
             angle = (b >> 8).float() * 2.0**-24 * (2 * math.pi)
             rows += [radius * torch.cos(angle), radius * torch.sin(angle)]
-    return torch.stack(rows[:bands])
+    return torch.stack(rows[:bands], 1)

@@ -348,20 +348,27 @@ class Acoustic(nn.Module):
             speaker_embedding: [batch, speaker_dim].
             network: what `network()` returned, to prepare it once for many calls.
         """
-        c = self.config
         inputs = self.fold(self.encode(text_ids, lengths, speaker_embedding), speaker_embedding)
         network = network or self.network()
-        limit = c.max_hold * int(lengths.max())
+        limit = self.config.max_hold * text_ids.shape[1]
         hidden, path, steps = kernels.decoder_generate(
             inputs, network, limit, network.state(len(text_ids)), backend=backend
         )
+        return Generated(self.mel(hidden, steps, speaker_embedding), path, steps)
+
+    def mel(self, hidden: Tensor, steps: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Log-mel [batch, n_mels, frames] of decoder states [batch, steps, C].
+
+        What lies beyond an utterance's `steps` [batch] never reaches its own frames.
+        """
+        c = self.config
         frames = steps * c.reduction_factor
         mel = self.convert(hidden, frames, speaker_embedding).mel
         if c.sharpening != 1:
             inside = (torch.arange(mel.shape[-1], device=mel.device) < frames[:, None]).unsqueeze(1)
             mean = (mel * inside).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True)
             mel = mean + c.sharpening * (mel - mean)
-        return Generated(denormalise_mel(mel, c.audio), path, steps)
+        return denormalise_mel(mel, c.audio)
 
 
 def elapsed_steps(position: Tensor) -> Tensor:

@@ -35,11 +35,26 @@ class Conditioning(nn.Module):
         self.out = nn.Conv1d(width, config.layers * 2 * config.residual_channels, 1)
         self.config = config
 
-    def forward(self, mel: Tensor) -> Tensor:
+    @property
+    def reach(self) -> int:
+        """Mel frames on each side that a column depends on."""
+        return len(self.convs) * (self.config.conditioning_kernel_size // 2)
+
+    def forward(self, mel: Tensor, inside: Tensor | None = None, margin: int = 0) -> Tensor:
+        """Columns of a whole mel, or of windows of mels.
+
+        Args:
+            inside: [batch, 1, frames] bool, the frames that belong to the utterance; None = all.
+            margin: frames on each side that are there for their neighbours alone; `reach` of them
+                make the columns of a window those of the whole.
+        """
         x = normalise_mel(mel, self.config.audio)
+        x = x if inside is None else x.masked_fill(~inside, 0)
         for i, conv in enumerate(self.convs):
             y = F.elu(conv(x))
+            y = y if inside is None else y.masked_fill(~inside, 0)
             x = y if i == 0 else x + y
+        x = x[..., margin : x.shape[-1] - margin]
         return self.out(x).unflatten(1, (self.config.layers, -1))
 
 
