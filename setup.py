@@ -56,7 +56,7 @@ cpu = Pybind11Extension(
 )
 
 setup(
-    packages=["engine", "engine.models", "engine.serve", "engine.kernels"],
+    packages=["engine", "engine.device", "engine.models", "engine.serve", "engine.kernels"],
     package_dir={"engine": "engine", "engine.kernels": "kernels"},
     ext_modules=[cpu],
     cmdclass={"build_ext": BuildExt},
