@@ -15,7 +15,7 @@ from engine import checkpoint, kernels
 from engine.audio import AudioSource
 from engine.clone import clone
 from engine.config import AcousticConfig, EncoderConfig, ModelConfig, VocoderConfig, from_dict
-from engine.device import DevicePath
+from engine.device import DevicePath, Person, clone_many
 from engine.errors import BackendUnavailable, InputError, VoiceError, WeightsError
 from engine.files import PathLike
 from engine.models.acoustic import Acoustic
@@ -88,6 +88,12 @@ class Engine:
         """A Voice from recordings of a person; see `engine.clone`."""
         return clone(self, wav, sample_rate, **options)
 
+    def clone_many(
+        self, people: Sequence[Person], sample_rate: int | None = None, **options: Any
+    ) -> list[Voice | InputError]:
+        """A Voice for each of many people, encoded in batches; see `device.cloning.clone_many`."""
+        return clone_many(self, people, sample_rate, **options)
+
     @overload
     def synthesize(
         self, text: str, emb: AnyVoice, *, speed: float = ..., seed: int | None = ...
@@ -115,9 +121,9 @@ class Engine:
                 synthesize(self, text, self._embedding(voice), speed=speed, seed=seed)
                 for text, voice in zip(texts, voices, strict=True)
             ]
-        embeddings = [self.embedding(voice) for voice in voices]
+        speakers = [(self, self.embedding(voice)) for voice in voices]
         count, seed = len(texts), check(speed, seed)
-        return self.path.synthesize(texts, embeddings, [speed] * count, [seed] * count)
+        return self.path.synthesize(texts, speakers, [speed] * count, [seed] * count)
 
     def stream(
         self, text: str, emb: AnyVoice, *, speed: float = 1.0, seed: int | None = None

@@ -188,5 +188,6 @@ def stream_noise(
 ) -> Tensor:
     """Compiled form of reference.stream_noise; see it for shapes."""
     named = zip(seeds.tolist(), streams.tolist(), first_steps.tolist(), strict=True)
-    rows = [gaussian_noise(seed % 2**64, *name, band_steps, bands) for seed, *name in named]
+    rows = [gaussian_noise(seed % 2**64, stream, first, band_steps, bands)
+            for seed, stream, first in named]  # fmt: skip
     return torch.stack(rows) if rows else torch.empty(0, bands, band_steps)

@@ -329,8 +329,8 @@ def gaussian_noise(seed: int, stream: int, first_step: int, band_steps: int, ban
     Source: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
     signed = seed - 2**64 if seed >= 2**63 else seed
-    named = (torch.tensor([value]) for value in (signed, stream, first_step))
-    return stream_noise(*named, band_steps, bands)[0]
+    seeds, streams, first_steps = (torch.tensor([v]) for v in (signed, stream, first_step))
+    return stream_noise(seeds, streams, first_steps, band_steps, bands)[0]
 
 
 def stream_noise(

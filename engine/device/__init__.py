@@ -4,6 +4,7 @@
 results: that is how it is tested.
 """
 
+from engine.device.cloning import Person, clone_many
 from engine.device.path import DevicePath
 
-__all__ = ["DevicePath"]
+__all__ = ["DevicePath", "Person", "clone_many"]

@@ -8,15 +8,18 @@ chunk is under way while the last one is read, so the device does not wait for t
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
 from engine.device.acoustic import AcousticStage, Mels
+from engine.device.cloning import EncoderStage
 from engine.device.replay import bucket
 from engine.device.slots import Chunk, SlotStream, VocoderSlots
 from engine.errors import InputError
@@ -29,8 +32,9 @@ if TYPE_CHECKING:
     from engine.engine import Engine
 
 SLOTS = 256
-CAPACITY = 8192  # frames of a sentence: 87 s; its mel and prediction take 4.5 MB
+CAPACITY = 4096  # frames of a sentence: 43 s; its mel and prediction take 2.2 MB
 BATCH = 64  # sentences that one acoustic batch speaks
+WARM_UP = "A few words, to load and to measure."
 BULK_FRAMES = 16  # of a chunk when nobody waits for the first sample
 
 
@@ -38,6 +42,7 @@ BULK_FRAMES = 16  # of a chunk when nobody waits for the first sample
 class Job:
     """One sentence on its way: what it is, then what became of it."""
 
+    speaker: Engine  # whose text encoder, decoder and converter speak it
     sentence: Sentence
     embedding: torch.Tensor  # [speaker_dim] on the host
     speed: float
@@ -81,10 +86,12 @@ class DevicePath:
         buckets: bool = True,
     ) -> None:  # fmt: skip
         self.engine, self.batch, self.buckets = engine, min(batch, slots), buckets
-        self.acoustic = AcousticStage(engine)
+        self.encoder = EncoderStage(engine)
+        self._stages: WeakKeyDictionary[Engine, AcousticStage] = WeakKeyDictionary()
         self.slots = self._slots(slots, capacity)
         self.capacity = slots  # streams, in a scheduler's words
         self.sample_rate = engine.config.vocoder.audio.sample_rate
+        self.frame_s = 1 / engine.config.vocoder.audio.frame_rate
         self.gap = np.zeros(round(SENTENCE_GAP_S * self.sample_rate), np.float32)
         self._lock = threading.RLock()
 
@@ -95,20 +102,26 @@ class DevicePath:
             buckets=self.buckets,
         )  # fmt: skip
 
+    def _acoustic(self, engine: Engine) -> AcousticStage:
+        if engine not in self._stages:
+            self._stages[engine] = AcousticStage(engine)
+        return self._stages[engine]
+
     # ---- many texts -----------------------------------------------------------------------------
 
     def synthesize(
-        self, texts: Sequence[str], embeddings: Sequence[torch.Tensor], speeds: Sequence[float],
-        seeds: Sequence[int],
+        self, texts: Sequence[str], voices: Sequence[tuple[Engine, torch.Tensor]],
+        speeds: Sequence[float], seeds: Sequence[int],
     ) -> list[Speech]:  # fmt: skip
         """Speak each text in its own voice; all sentences of all texts run side by side.
 
         Args:
-            embeddings: [speaker_dim] on the host, one for each text.
+            voices: for each text, whose acoustic model speaks (engines that differ in nothing
+                else), and speaker embedding [speaker_dim] on the host.
         """
         told = [
-            [Job(s, emb, speed, seed, i) for i, s in enumerate(front_end(text))]
-            for text, emb, speed, seed in zip(texts, embeddings, speeds, seeds, strict=True)
+            [Job(speaker, s, emb, speed, seed, i) for i, s in enumerate(front_end(text))]
+            for text, (speaker, emb), speed, seed in zip(texts, voices, speeds, seeds, strict=True)
         ]
         self.run([job for jobs in told for job in jobs])
         speeches = []
@@ -153,13 +166,16 @@ class DevicePath:
         return long
 
     def _batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
-        """Jobs of similar length together, so that little is padding."""
-        order = sorted(jobs, key=lambda job: len(job.ids))
-        for begin in range(0, len(order), self.batch):
-            yield order[begin : begin + self.batch]
+        """Jobs of one speaker's model and of similar length together, so little is padding."""
+        by_speaker: dict[Engine, list[Job]] = {}
+        for job in sorted(jobs, key=lambda job: len(job.ids)):
+            by_speaker.setdefault(job.speaker, []).append(job)
+        for mine in by_speaker.values():
+            for begin in range(0, len(mine), self.batch):
+                yield mine[begin : begin + self.batch]
 
     def _begin(self, jobs: Sequence[Job], slots: VocoderSlots) -> list[Run]:
-        mels = self.acoustic(
+        mels = self._acoustic(jobs[0].speaker)(
             [job.ids for job in jobs], torch.stack([job.embedding for job in jobs]),
             [job.speed for job in jobs], max(job.attempt for job in jobs),
         )  # fmt: skip
@@ -222,15 +238,30 @@ class DevicePath:
         """What `speak` needs of a voice; raises VoiceError if it cannot be used."""
         return self.engine.embedding(voice)
 
-    def enter(self) -> None:
-        """Nothing to prepare in the thread that calls."""
+    def warm(self) -> float:
+        """Compile and capture what first calls need; seconds a symbol takes afterwards."""
+        sentence = front_end(WARM_UP)[0]
+        embedding = torch.ones(self.engine.config.encoder.speaker_dim)
+        seconds = 0.0
+        for _ in range(2):
+            begin = time.perf_counter()
+            stream = self.join(self.speak(sentence, embedding, 1.0), 0, 0)
+            while not stream.ended:
+                self.step([stream], CHUNK_FRAMES)
+            self.leave(stream)
+            seconds = time.perf_counter() - begin
+        with self._lock:
+            sizes = [1 << i for i in range(self.capacity.bit_length())]
+            self.slots.warm(sizes, CHUNK_FRAMES)
+        return seconds / len(sentence.symbols())
 
     def speak(self, sentence: Sentence, embedding: torch.Tensor, speed: float) -> Spoken:
         """Mel, word times and report of one sentence; waits for it."""
-        job = Job(sentence, embedding, speed, 0, 0)
+        job = Job(self.engine, sentence, embedding, speed, 0, 0)
         with self._lock, torch.no_grad():
             while True:
-                mels = self.acoustic([job.ids], embedding[None], [speed], job.attempt)
+                stage = self._acoustic(job.speaker)
+                mels = stage([job.ids], embedding[None], [speed], job.attempt)
                 run = Run(job, SlotStream(0, 0, None), mels, 0)
                 if self._learn(run):
                     break
