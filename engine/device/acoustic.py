@@ -75,18 +75,18 @@ class AcousticStage:
         ids = torch.zeros(batch, symbols, dtype=torch.int64)
         lengths = torch.ones(batch, dtype=torch.int64)
         speaker = torch.zeros(batch, embeddings.shape[1])
-        speed = torch.ones(batch, dtype=torch.float64)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
             lengths[row] = len(text)
-        speaker[:count], speed[:count] = embeddings, torch.tensor(speeds, dtype=torch.float64)
+        speaker[:count] = embeddings
+        padded = [*speeds, *[1.0] * (batch - count)]
         on_device = [upload(part, part.dtype, self.device) for part in (ids, lengths, speaker)]
         with exact():
             inputs = self._encode(*on_device)
             hidden, path, steps, state = self._decode(
                 inputs, count, self.limit(most, attempt)
             )
-            return self._finish(hidden, path, steps, state, on_device[2], speed)
+            return self._finish(hidden, path, steps, state, on_device[2], padded)
 
     def _encode(self, ids: Tensor, lengths: Tensor, speaker: Tensor) -> DecoderInputs:
         model, sizes = self.engine.acoustic, (ids.shape[0], ids.shape[1])
@@ -121,11 +121,11 @@ class AcousticStage:
 
     def _finish(
         self, hidden: Tensor, path: Tensor, steps: Tensor, state: DecoderState, speaker: Tensor,
-        speed: Tensor,
+        speeds: list[float],
     ) -> Mels:  # fmt: skip
         config, model = self.engine.config.acoustic, self.engine.acoustic
         made = hidden.shape[1] * config.reduction_factor
-        out = made if float(speed.min()) >= 1 else bucket(int(made / float(speed.min())) + 1)
+        out = made if min(speeds) >= 1 else bucket(int(made / min(speeds)) + 1, STEPS)
 
         def call(
             hidden: Tensor, steps: Tensor, speaker: Tensor, speed: Tensor
@@ -134,7 +134,7 @@ class AcousticStage:
             return stretched(mel, steps * config.reduction_factor, speed, out)
 
         sizes = (hidden.shape[0], hidden.shape[1], out)
-        values = (hidden, steps, speaker, upload(speed, torch.float64, self.device))
+        values = (hidden, steps, speaker, upload(speeds, torch.float64, self.device))
         if sizes not in self._finishers:
             self._finishers[sizes] = Replay(call, [part.clone() for part in values])
         mel, frames = self._finishers[sizes](*values)
