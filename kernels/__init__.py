@@ -22,6 +22,7 @@ from engine.kernels.reference_decoder import (
     DecoderState,
     DecoderWeights,
     decoder_state,
+    decoder_step,
 )
 
 
@@ -73,6 +74,7 @@ __all__ = [
     "backends",
     "decoder_generate",
     "decoder_state",
+    "decoder_step",
     "gated_activation",
     "gaussian_noise",
     "isas",

@@ -245,7 +245,7 @@ def test_many_people_are_cloned_as_each_alone(engine, tmp_path):
         np.testing.assert_allclose(voice.weights, expected.weights, atol=1e-6)
         assert voice.metadata == expected.metadata
     bad = [talk(3.0), np.zeros(48_000, np.float32), tmp_path / "missing.wav"]
-    with pytest.raises(InputError, match="person 1: .*silent"):
+    with pytest.raises(InputError, match=r"person 1: .*silent"):
         engine.clone_many(bad, 24_000)
     voice, *errors = engine.clone_many(bad, 24_000, errors="return")
     np.testing.assert_allclose(voice.embedding, many[0].embedding, atol=1e-5)
