@@ -16,15 +16,10 @@ def _require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     _require(tuple(tensor.shape) == shape, f"{name} is {list(tensor.shape)}, need {list(shape)}")
 
 
-def _values(tensor: Tensor) -> list[int]:
-    """Its values for a check; none of a device's, where reading would stop the device's queue."""
-    return tensor.tolist() if tensor.device.type == "cpu" else []
-
-
 def check_wavenet_generate(
     conditioning: Tensor, randomness: Tensor, network: WaveNet, state: WaveNetState
 ) -> None:
-    """The call fits the network, and (on a CPU) the conditioning lasts for all band steps."""
+    """The call fits the network, and the conditioning lasts for all band steps."""
     _require(conditioning.dim() == 4, "conditioning: need [batch, layers, 2R, frames]")
     _require(randomness.dim() == 3, "randomness: need [batch, bands, band_steps]")
     residual, bands, _ = network.weights.inputs.shape
@@ -35,7 +30,7 @@ def check_wavenet_generate(
     _require_shape("state.last", state.last, (batch, bands, 2))
     _require_shape("state.history", state.history, (batch, sum(network.dilations), residual))
     _require_shape("state.step", state.step, (batch,))
-    for step in _values(state.step):
+    for step in state.step.tolist():
         _require(step >= 0, f"state.step is {step}")
         begin = step % network.band_steps_per_frame
         have = frames * network.band_steps_per_frame
@@ -76,7 +71,7 @@ def check_gaussian_noise(
 def check_decoder_generate(
     inputs: DecoderInputs, network: Decoder, steps: int, state: DecoderState
 ) -> None:
-    """Inputs and state fit the network and each other; (on a CPU) every text has a symbol."""
+    """Inputs and state fit the network and each other; every text has a symbol."""
     layers, _, channels, kernel = network.weights.convs.shape
     _require(steps >= 0, f"steps is {steps}")
     _require(inputs.attended.dim() == 3, "attended: need [batch, symbols, C]")
@@ -90,9 +85,9 @@ def check_decoder_generate(
     _require_shape("key_bias", inputs.key_bias, (attentions, batch, symbols))
     _require_shape("folded_values", inputs.folded_values, (attentions, batch, symbols, channels))
     _require_shape("lengths", inputs.lengths, (batch,))
-    for row, length in enumerate(_values(inputs.lengths)):
+    for row, length in enumerate(inputs.lengths.tolist()):
         _require(1 <= length <= symbols, f"text {row} has {length} of {symbols} symbols")
-    for position, length in zip(_values(state.position), _values(inputs.lengths), strict=False):
+    for position, length in zip(state.position.tolist(), inputs.lengths.tolist(), strict=False):
         _require(0 <= position < length, f"state.position {position} lies outside the text")
     _require_shape("state.mel", state.mel, (batch, network.weights.mel.shape[0]))
     _require_shape("state.history", state.history, (batch, layers, channels, kernel - 1))
