@@ -254,8 +254,9 @@ class VocoderSlots:
             self.seed[slot], self.number[slot], state.step, frames * repeat, c.bands,
             backend=self.backend,
         )  # fmt: skip
+        noise = noise * self.vocoder.temperature
         bands = kernels.wavenet_generate(
-            conditioning, noise * self.vocoder.temperature, self.network, state, backend=self.backend
+            conditioning, noise, self.network, state, backend=self.backend
         )
         middle = slice(margin, margin + frames)
         if self.vocoder.prediction is not None:

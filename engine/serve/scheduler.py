@@ -37,7 +37,9 @@ class Scheduler:
     def __init__(
         self, engine: Engine | Device, limits: Limits | None = None, *, start: bool = True
     ) -> None:
-        self.device: Device = EngineDevice(engine) if isinstance(engine, Engine) else engine
+        if isinstance(engine, Engine):
+            engine = engine.path or EngineDevice(engine)
+        self.device: Device = engine
         self.limits = limits or Limits()
         self._lock = threading.Condition()
         self._queue = Queue(self.limits, self.device.lanes)
