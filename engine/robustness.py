@@ -172,14 +172,15 @@ def compare(asked: Sequence[Word], heard: Sequence[Word]) -> Comparison:
 def judge(kind: str, text: str, voice: str, speech: Speech, heard: str) -> Outcome:
     """What is wrong with one sentence, from the report of its attention path and what was heard."""
     asked = [word for sentence in front_end(text) for word in sentence.words]
-    comparison = compare(asked, _words(heard))
+    understood = _words(heard)
+    comparison = compare(asked, understood)
     report = speech.report
     faults = []
     for title, words in (
         ("skipped", report.skips), ("repeated", report.repeats), ("stalled", report.stalls),
     ):  # fmt: skip
         faults += [f"{title}: {w}" for w in dict.fromkeys(words) if _lost(w, asked, comparison)]
-    if not heard.strip():
+    if not understood:
         faults.append("nothing heard")
     elif comparison.missing:
         faults.append(f"missing: {' '.join(comparison.missing)}")
