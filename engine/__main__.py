@@ -15,6 +15,7 @@ from engine import (
     commands,
     corpus,
     evaluate,
+    samples_page,
     serve_command,
     train_command,
     voices_command,
@@ -44,6 +45,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable]
     "train": ("train a model", train_command.add_arguments, train_command.run),
     "corpus": ("build a training corpus", corpus.add_arguments, corpus.run),
     "evaluate": ("judge clones of a folder of people", evaluate.add_arguments, evaluate.run),
+    "samples": ("a page to hear clones", samples_page.add_arguments, samples_page.run),
     "bench": ("measure speed on this machine", bench.add_arguments, bench.run),
 }
 

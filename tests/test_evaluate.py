@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine import audio, evaluate, judges, scores
+from engine import audio, evaluate, judges, scores, sentences
 from engine.errors import EngineError, InputError, VoiceError
 
 RATE = 24_000
@@ -164,8 +164,8 @@ def test_sentences_differ_between_speakers_and_do_not_depend_on_the_selection(pe
 
 
 def test_sentences_are_plain():
-    assert len(set(evaluate.SENTENCES)) == len(evaluate.SENTENCES) >= 40
-    for text in evaluate.SENTENCES:
+    assert len(set(sentences.PLAIN)) == len(sentences.PLAIN) >= 40
+    for text in sentences.PLAIN:
         assert 6 <= len(text.split()) <= 16 and not any(c.isdigit() for c in text)
         assert judges.normalise_words(text).replace(" ", "").isalpha()
 
