@@ -47,9 +47,9 @@ class Spoken:
     samples, sample_rate = np.zeros(1, np.float32), RATE
 
 
-def run(people, clone, **options):
+def run(folder, clone, **options):
     return sweep.sweep(
-        people, synthesize=lambda text, voice, seed: Spoken(), clone=clone, judges=Judges(),
+        folder, synthesize=lambda text, voice, seed: Spoken(), clone=clone, judges=Judges(),
         progress=False, **options,
     )  # fmt: skip
 
