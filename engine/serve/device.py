@@ -125,3 +125,10 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def device_of(engine: Engine) -> Device:
+    """An engine's own path where it has one, on a GPU; else the processor."""
+    if engine.path is not None:
+        return engine.path
+    return EngineDevice(engine)
