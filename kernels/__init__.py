@@ -4,7 +4,7 @@ Every op takes `backend=`: "auto" picks the fastest that can run the call, a nam
 raises `BackendUnavailable`.
 """
 
-from engine.kernels import native, native_decoder, reference, reference_decoder
+from engine.kernels import native, native_decoder, reference, reference_decoder, triton_backend
 from engine.kernels.dispatch import ORDER, BackendUnavailable, Impl, Op, accepts_everything
 from engine.kernels.filters import mel_filterbank, pqmf_filters
 from engine.kernels.native import isas
@@ -38,7 +38,9 @@ lpc_synthesis = _op("lpc_synthesis", cpp=Impl(native.lpc_synthesis, native.lpc_w
 gated_activation = _op("gated_activation")
 gaussian_noise = _op("gaussian_noise", cpp=Impl(native.gaussian_noise, native.noise_why_not))
 wavenet_generate = _op(
-    "wavenet_generate", cpp=Impl(native.wavenet_generate, native.wavenet_why_not)
+    "wavenet_generate",
+    triton=triton_backend.implementation("triton_wavenet", "wavenet_generate"),
+    cpp=Impl(native.wavenet_generate, native.wavenet_why_not),
 )
 decoder_generate = Op(
     "decoder_generate",
@@ -53,6 +55,7 @@ def backends() -> dict[str, str | None]:
     """Every backend, fastest first: None if it can run something here, else the reason."""
     absent = "no op has this backend"
     reasons: dict[str, str | None] = dict.fromkeys(ORDER, absent)
+    reasons["triton"] = triton_backend.why_not()
     reasons["cpp"] = native.why_not()
     reasons["reference"] = None
     return reasons

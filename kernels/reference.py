@@ -195,6 +195,8 @@ class WaveNet:
         precision: of weights and matrix inputs in compiled backends: "float32", "bfloat16" or
             "int8". The reference always computes in the dtype of the conditioning.
         isa: instruction set of the cpp backend, a key of `kernels.isas()`; "auto" = the fastest.
+        streams_per_program: of the triton backend: 16 share each pass over the weights on tensor
+            cores; 1 is for a stream alone. The two round differently, so a network keeps to one.
     Raises:
         ValueError: unknown precision, or not one dilation per layer.
     """
@@ -204,10 +206,13 @@ class WaveNet:
     band_steps_per_frame: int
     precision: str = "float32"
     isa: str = "auto"
+    streams_per_program: int = 16
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}: one of {PRECISIONS}")
+        if self.streams_per_program not in (1, 16):
+            raise ValueError(f"streams_per_program {self.streams_per_program}: 1 or 16")
         if len(self.dilations) != self.weights.gates.shape[0] or min(self.dilations) < 1:
             raise ValueError(f"dilations {self.dilations}: need one, at least 1, for every layer")
         if self.band_steps_per_frame < 1:
