@@ -45,6 +45,7 @@ wavenet_generate = _op(
 decoder_generate = Op(
     "decoder_generate",
     {
+        "triton": triton_backend.implementation("triton_decoder", "decoder_generate"),
         "cpp": Impl(native_decoder.decoder_generate, native_decoder.why_not),
         "reference": Impl(reference_decoder.decoder_generate, accepts_everything),
     },

@@ -87,11 +87,13 @@ def check_decoder_generate(
     _require_shape("key_bias", inputs.key_bias, (attentions, batch, symbols))
     _require_shape("folded_values", inputs.folded_values, (attentions, batch, symbols, channels))
     _require_shape("lengths", inputs.lengths, (batch,))
-    for row, length in enumerate(inputs.lengths.tolist()):
-        _require(1 <= length <= symbols, f"text {row} has {length} of {symbols} symbols")
-    for position, length in zip(state.position.tolist(), inputs.lengths.tolist(), strict=False):
-        _require(0 <= position < length, f"state.position {position} lies outside the text")
     _require_shape("state.mel", state.mel, (batch, network.weights.mel.shape[0]))
     _require_shape("state.history", state.history, (batch, layers, channels, kernel - 1))
     for name in ("position", "elapsed", "finished"):
         _require_shape(f"state.{name}", getattr(state, name), (batch,))
+    if inputs.lengths.is_cuda:  # reading it would wait for the device
+        return
+    for row, length in enumerate(inputs.lengths.tolist()):
+        _require(1 <= length <= symbols, f"text {row} has {length} of {symbols} symbols")
+    for position, length in zip(state.position.tolist(), inputs.lengths.tolist(), strict=True):
+        _require(0 <= position < length, f"state.position {position} lies outside the text")

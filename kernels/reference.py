@@ -196,7 +196,8 @@ class WaveNet:
             "int8". The reference always computes in the dtype of the conditioning.
         isa: instruction set of the cpp backend, a key of `kernels.isas()`; "auto" = the fastest.
         streams_per_program: of the triton backend: 16 share each pass over the weights on tensor
-            cores; 1 is for a stream alone. The two round differently, so a network keeps to one.
+            cores; 1 is by plain sums, as float32 always is. The two round differently, so a network
+            keeps to one whatever the batch.
     Raises:
         ValueError: unknown precision, or not one dilation per layer.
     """

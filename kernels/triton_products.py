@@ -49,12 +49,11 @@ def matrix(at, K: tl.constexpr, N: tl.constexpr, G: tl.constexpr, WARPS: tl.cons
     elif at.dtype.element_ty == tl.float32 or N % (8 * WARPS) != 0:
         return tl.load(at + tl.arange(0, K)[:, None] * N + tl.arange(0, N)[None, :])
     else:
-        WIDE: tl.constexpr = 32 // at.dtype.element_ty.primitive_bitwidth
-        WIDE_: tl.constexpr = 2 if WIDE < 2 else WIDE
-        LOW: tl.constexpr = 1 if K < 16 * WIDE_ else 2
+        WIDE: tl.constexpr = 4 if at.dtype.element_ty == tl.int8 else 2
+        LOW: tl.constexpr = 1 if K < 16 * WIDE else 2
         parts = tl.load(at + tl.arange(0, K * N))
         parts = tl.reshape(
-            parts, [N // (8 * WARPS), K // (8 * WIDE_ * LOW), WARPS, 8, 4, LOW, 2, WIDE_]
+            parts, [N // (8 * WARPS), K // (8 * WIDE * LOW), WARPS, 8, 4, LOW, 2, WIDE]
         )
         return tl.reshape(tl.permute(parts, [1, 5, 6, 4, 7, 0, 2, 3]), [K, N])
 
@@ -72,8 +71,8 @@ def times(x, w, acc, G: tl.constexpr, INTERPRET: tl.constexpr):
     """acc + x [G, K] times a `matrix` of N rows: [G, N] in float32."""
     if G == 1:
         return acc + tl.sum(w.to(tl.float32) * x, 1)[None, :]
-    elif w.dtype == tl.float32:
-        return tl.dot(x, w, acc, input_precision="ieee")
+    elif w.dtype == tl.float32:  # as accurate as float32 products, on tensor cores
+        return tl.dot(x, w, acc, input_precision="tf32x3")
     elif INTERPRET:  # its bfloat16 products are wrong
         return tl.dot(rounded(x), w.to(tl.float32), acc, input_precision="ieee")
     else:

@@ -39,8 +39,8 @@ def _variant(network: WaveNet) -> dict[str, int]:
     """The kernel's compile-time parameters."""
     residual, bands, _ = network.weights.inputs.shape
     skip, outputs = len(network.weights.skip_bias), len(network.weights.outputs_bias)
-    group = network.streams_per_program
-    warps = 4 if residual == 32 else 8
+    group = 1 if network.precision == "float32" else network.streams_per_program
+    warps = {32: 4, 64: 8, 128: 16}[residual]
     return dict(
         G=group, R=residual, S=skip, BANDS=bands, HIDDEN=8 * warps, WARPS=warps,
         BP=16 if group > 1 else triton.next_power_of_2(bands),
@@ -134,14 +134,18 @@ def _layer(
     filter_now = matrix(at + R * R, R, R, G, WARPS)
     gate_past = matrix(at + 2 * R * R, R, R, G, WARPS)
     gate_now = matrix(at + 3 * R * R, R, R, G, WARPS)
-    residual = matrix(at + 4 * R * R, R, R, G, WARPS)
-    skipping = matrix(at + 5 * R * R, R, S, G, WARPS)
+    if R < 128:  # early, if there are registers for it
+        residual = matrix(at + 4 * R * R, R, R, G, WARPS)
+        skipping = matrix(at + 5 * R * R, R, S, G, WARPS)
     f = times_both(past, filter_past, x, filter_now, G, INTERPRET)
     g = times_both(past, gate_past, x, gate_now, G, INTERPRET)
     if SCALED:
         f *= tl.load(scale + c)
         g *= tl.load(scale + R + c)
     z = tanh(f + tl.load(local + c)) * tl.sigmoid(g + tl.load(local + R + c))
+    if R >= 128:
+        residual = matrix(at + 4 * R * R, R, R, G, WARPS)
+        skipping = matrix(at + 5 * R * R, R, S, G, WARPS)
     if SCALED:
         zero = tl.zeros([G, R], tl.float32)
         x += times(z, residual, zero, G, INTERPRET) * tl.load(scale + 2 * R + c)
@@ -232,7 +236,7 @@ def _generate(
         tl.debug_barrier()  # this step's history before the next one's reads
     tl.store(at_last, older, band & inside)
     tl.store(at_last + 1, newer, band & inside)
-    tl.store(step + row, begin + steps, rows < batch)
+    tl.store(step + row, tl.load(step + row) + steps, rows < batch)
 
 
 def wavenet_generate_why_not(
