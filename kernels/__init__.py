@@ -30,13 +30,28 @@ def _op(name: str, **impls: Impl) -> Op:
     return Op(name, {**impls, "reference": definition})
 
 
-log_mel = _op("log_mel")
+log_mel = _op("log_mel", triton=triton_backend.implementation("triton_log_mel", "log_mel"))
 pqmf_analysis = _op("pqmf_analysis")
-pqmf_synthesis = _op("pqmf_synthesis", cpp=Impl(native.pqmf_synthesis, native.pqmf_why_not))
+pqmf_synthesis = _op(
+    "pqmf_synthesis",
+    triton=triton_backend.implementation("triton_filters", "pqmf_synthesis"),
+    cpp=Impl(native.pqmf_synthesis, native.pqmf_why_not),
+)
 lpc_analysis = _op("lpc_analysis")
-lpc_synthesis = _op("lpc_synthesis", cpp=Impl(native.lpc_synthesis, native.lpc_why_not))
+lpc_synthesis = _op(
+    "lpc_synthesis",
+    triton=triton_backend.implementation("triton_filters", "lpc_synthesis"),
+    cpp=Impl(native.lpc_synthesis, native.lpc_why_not),
+)
 gated_activation = _op("gated_activation")
-gaussian_noise = _op("gaussian_noise", cpp=Impl(native.gaussian_noise, native.noise_why_not))
+gaussian_noise = _op(
+    "gaussian_noise",
+    triton=triton_backend.implementation("triton_filters", "gaussian_noise"),
+    cpp=Impl(native.gaussian_noise, native.noise_why_not),
+)
+stream_noise = _op(
+    "stream_noise", triton=triton_backend.implementation("triton_filters", "stream_noise")
+)
 wavenet_generate = _op(
     "wavenet_generate",
     triton=triton_backend.implementation("triton_wavenet", "wavenet_generate"),
@@ -87,6 +102,7 @@ __all__ = [
     "pqmf_analysis",
     "pqmf_filters",
     "pqmf_synthesis",
+    "stream_noise",
     "wavenet_generate",
     "wavenet_state",
 ]

@@ -345,3 +345,19 @@ def gaussian_noise(seed: int, stream: int, first_step: int, band_steps: int, ban
             angle = (b >> 8).float() * 2.0**-24 * (2 * math.pi)
             rows += [radius * torch.cos(angle), radius * torch.sin(angle)]
     return torch.stack(rows[:bands])
+
+
+def stream_noise(
+    seed: Tensor, stream: Tensor, first_step: Tensor, band_steps: int, bands: int
+) -> Tensor:
+    """`gaussian_noise` of many streams, on the device of their counters.
+
+    Args:
+        seed, stream, first_step: [batch] int64 each; a seed's 64 bits, taken as unsigned.
+        band_steps, bands: size.
+    Returns:
+        [batch, bands, band_steps] float32.
+    """
+    counters = zip(seed.tolist(), stream.tolist(), first_step.tolist(), strict=True)
+    rows = [gaussian_noise(s % 2**64, n, first, band_steps, bands) for s, n, first in counters]
+    return torch.stack(rows).to(seed.device) if rows else seed.new_empty(0, bands, band_steps).float()

@@ -40,7 +40,7 @@ def _variant(network: WaveNet) -> dict[str, int]:
     residual, bands, _ = network.weights.inputs.shape
     skip, outputs = len(network.weights.skip_bias), len(network.weights.outputs_bias)
     group = 1 if network.precision == "float32" else network.streams_per_program
-    warps = {32: 4, 64: 8, 128: 16}[residual]
+    warps = 4 if residual == 32 else 8
     return dict(
         G=group, R=residual, S=skip, BANDS=bands, HIDDEN=8 * warps, WARPS=warps,
         BP=16 if group > 1 else triton.next_power_of_2(bands),
