@@ -7,7 +7,7 @@ the cache), with a barrier after every write.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -46,14 +46,14 @@ def _fit(tensor: Tensor, *sizes: int) -> Tensor:
     return pad(tensor, [n for by in reversed(more) for n in (0, by)])
 
 
-def _variant(network: Decoder) -> dict[str, object]:
+def _variant(network: Decoder) -> dict[str, Any]:
     """The kernel's compile-time parameters."""
     w = network.weights
     group = 1 if network.precision == "float32" else network.utterances_per_program
     return dict(
         G=group, M=_padded(w.mel.shape[0]), C=_padded(w.mel.shape[1]),
-        PRENET=tuple(_padded(len(p)) for p in w.prenet), TAPS=w.convs.shape[3],
-        TILE=32 if group == 1 else 64, SCALED=network.precision == "int8", WARPS=WARPS,
+        WIDTHS=(_padded(w.mel.shape[0]), *(_padded(len(p)) for p in w.prenet)), TAPS=w.convs.shape[3],
+        TILE=64 if network.precision == "int8" else 32, SCALED=network.precision == "int8", WARPS=WARPS,
         INTERPRET=triton_backend.interpreting(),
     )  # fmt: skip
 
@@ -81,7 +81,7 @@ def _pack(network: Decoder) -> Packed:
         parts.extend(pack(part, v["G"], WARPS) for part in rows.split(tile, 1))
         scales.append(scale)
 
-    widths = (m, *v["PRENET"])
+    widths = v["WIDTHS"]
     for i, weight in enumerate(w.prenet):
         linear(weight, widths[i + 1], widths[i])
     linear(w.enter, c, widths[-1])
@@ -184,7 +184,7 @@ def _generate(
     speaker, keys, key_bias, values, lengths, state_mel, history, state_position, state_elapsed,
     finished, scratch, hidden, path, count, batch, steps, symbols, layers, mels, channels, window,
     max_hold, elapsed_rows, scratch_row, G: tl.constexpr, M: tl.constexpr, C: tl.constexpr,
-    PRENET: tl.constexpr, PRENETS: tl.constexpr, AREA: tl.constexpr, TAPS: tl.constexpr,
+    WIDTHS: tl.constexpr, PRENETS: tl.constexpr, AREA: tl.constexpr, TAPS: tl.constexpr,
     TILE: tl.constexpr, SCALED: tl.constexpr, WARPS: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
     rows = tl.program_id(0) * G + tl.arange(0, G)
@@ -217,23 +217,25 @@ def _generate(
         at = weights
         scale = scales
         bias_at = prenet_bias
-        for i in tl.static_range(PRENETS):
-            K: tl.constexpr = M if i == 0 else PRENET[i - 1]
-            N: tl.constexpr = PRENET[i]
-            bias = tl.load(bias_at + row[:, None] * N + tl.arange(0, N)[None, :])
-            y = _linear(source, at, scale, bias, K, N, TILE, G, SCALED, WARPS, INTERPRET)
-            source = area + (i % 2) * AREA
-            tl.store(source + tl.arange(0, N)[None, :], tl.maximum(y, 0))
+        for j in tl.static_range(PRENETS):
+            n = tl.arange(0, WIDTHS[j + 1])[None, :]
+            bias = tl.load(bias_at + row[:, None] * WIDTHS[j + 1] + n)
+            y = _linear(
+                source, at, scale, bias, WIDTHS[j], WIDTHS[j + 1], TILE, G, SCALED, WARPS, INTERPRET
+            )
+            source = area + (j % 2) * AREA
+            tl.store(source + n, tl.maximum(y, 0))
             tl.debug_barrier()
-            at += K * N
-            scale += N
-            bias_at += batch * N
-        LAST: tl.constexpr = PRENET[PRENETS - 1]
+            at += WIDTHS[j] * WIDTHS[j + 1]
+            scale += WIDTHS[j + 1]
+            bias_at += batch * WIDTHS[j + 1]
         symbol = row * symbols + tl.minimum(position, symbols - 1)
         bias = tl.load(attended + symbol[:, None] * channels + c, real, 0.0)
-        x = _linear(source, at, scale, bias, LAST, C, TILE, G, SCALED, WARPS, INTERPRET)
+        x = _linear(
+            source, at, scale, bias, WIDTHS[PRENETS], C, TILE, G, SCALED, WARPS, INTERPRET
+        )
         x += tl.load(elapsed_table + tl.minimum(elapsed, elapsed_rows - 1)[:, None] * C + c)
-        at += LAST * C
+        at += WIDTHS[PRENETS] * C
         scale += C
         move = tl.zeros([G], tl.int32)
         for layer in range(layers):
@@ -330,18 +332,18 @@ def decoder_generate(
         return hidden[:, :0], path[:, :0], count
     v, w = _variant(network), packed(network)
     programs, layers = triton.cdiv(batch, v["G"]), len(network.weights.convs)
-    area = max(v["C"], *v["PRENET"])
+    area = max(v["C"], *v["WIDTHS"][1:])
     scratch_row = v["M"] + 2 * area + layers * v["TAPS"] * v["C"]
     scratch = torch.empty(programs * v["G"], scratch_row, device=device)
     prenet_bias = [
-        _fit(b, n).reshape(-1) for b, n in zip(inputs.prenet_bias, v["PRENET"], strict=True)
+        _fit(b, n).reshape(-1) for b, n in zip(inputs.prenet_bias, v["WIDTHS"][1:], strict=True)
     ]
     with torch.cuda.device_of(hidden):  # Triton launches on the current device, not the tensors'
         _generate[(programs,)](
             *w, torch.cat(prenet_bias), *(aligned(part) for part in inputs[1:]), *state[:4],
             state.finished.view(torch.uint8), scratch, hidden, path, count, batch, steps, symbols,
             layers, *network.weights.mel.shape, network.window, network.max_hold,
-            len(network.weights.elapsed), scratch_row, **v, PRENETS=len(v["PRENET"]), AREA=area,
+            len(network.weights.elapsed), scratch_row, **v, PRENETS=len(prenet_bias), AREA=area,
             num_warps=WARPS, num_stages=1, enable_fp_fusion=True,
         )  # fmt: skip
     if not (hidden.is_cuda and torch.cuda.is_current_stream_capturing()):
