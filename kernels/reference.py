@@ -360,4 +360,5 @@ def stream_noise(
     """
     counters = zip(seed.tolist(), stream.tolist(), first_step.tolist(), strict=True)
     rows = [gaussian_noise(s % 2**64, n, first, band_steps, bands) for s, n, first in counters]
-    return torch.stack(rows).to(seed.device) if rows else seed.new_empty(0, bands, band_steps).float()
+    empty = torch.empty(0, bands, band_steps)
+    return (torch.stack(rows) if rows else empty).to(seed.device)

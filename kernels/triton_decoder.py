@@ -51,10 +51,10 @@ def _variant(network: Decoder) -> dict[str, Any]:
     w = network.weights
     group = 1 if network.precision == "float32" else network.utterances_per_program
     return dict(
-        G=group, M=_padded(w.mel.shape[0]), C=_padded(w.mel.shape[1]),
-        WIDTHS=(_padded(w.mel.shape[0]), *(_padded(len(p)) for p in w.prenet)), TAPS=w.convs.shape[3],
-        TILE=64 if network.precision == "int8" else 32, SCALED=network.precision == "int8", WARPS=WARPS,
-        INTERPRET=triton_backend.interpreting(),
+        G=group, M=_padded(w.mel.shape[0]), C=_padded(w.mel.shape[1]), TAPS=w.convs.shape[3],
+        WIDTHS=(_padded(w.mel.shape[0]), *(_padded(len(p)) for p in w.prenet)),
+        TILE=64 if network.precision == "int8" else 32, SCALED=network.precision == "int8",
+        WARPS=WARPS, INTERPRET=triton_backend.interpreting(),
     )  # fmt: skip
 
 

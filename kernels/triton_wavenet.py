@@ -65,7 +65,8 @@ def _pack(network: WaveNet) -> Packed:
     v, w = _variant(network), network.weights
     lay = lambda part: pack(part, v["G"], v["WARPS"])  # noqa: E731
     layers, scales = [], []
-    for gates, residual, skip in zip(w.gates.float(), w.residuals.float(), w.skips.float()):
+    parts = (w.gates.float(), w.residuals.float(), w.skips.float())
+    for gates, residual, skip in zip(*parts, strict=True):
         both, scale = quantise(gates.flatten(1), network.precision)
         both = both.unflatten(1, gates.shape[1:])
         past, now = both[..., 0].chunk(2), both[..., 1].chunk(2)
@@ -98,26 +99,26 @@ def _pack(network: WaveNet) -> Packed:
 
 @triton.jit
 def _head(
-    skip, hidden, outputs, biases, S: tl.constexpr, O: tl.constexpr, TWO: tl.constexpr,
+    skip, hidden, outputs, biases, S: tl.constexpr, OUTPUTS: tl.constexpr, TWO: tl.constexpr,
     HIDDEN: tl.constexpr, G: tl.constexpr, WARPS: tl.constexpr, INTERPRET: tl.constexpr,
 ):  # fmt: skip
-    """Outputs [G, O] of relu(skip) [G, S], and a second set of as many (log-scales) if TWO."""
+    """Outputs [G, OUTPUTS] of relu(skip) [G, S], and as many more (log-scales) if TWO."""
     top = tl.maximum(skip, 0)
     columns = tl.arange(0, HIDDEN)[None, :]
-    o = tl.arange(0, O)[None, :]
-    first = tl.zeros([G, O], tl.float32) + tl.load(biases + 2 * S + o)
+    o = tl.arange(0, OUTPUTS)[None, :]
+    first = tl.zeros([G, OUTPUTS], tl.float32) + tl.load(biases + 2 * S + o)
     second = first
     if TWO:
-        second = tl.zeros([G, O], tl.float32) + tl.load(biases + 2 * S + O + o)
+        second = tl.zeros([G, OUTPUTS], tl.float32) + tl.load(biases + 2 * S + OUTPUTS + o)
     for tile in range(S // HIDDEN):
         bias = tl.zeros([G, HIDDEN], tl.float32)
         bias += tl.load(biases + S + tile * HIDDEN + columns)
         w = matrix(hidden + tile * HIDDEN * S, S, HIDDEN, G, WARPS)
         h = tl.maximum(times(top, w, bias, G, INTERPRET), 0)
-        at = outputs + tile * HIDDEN * O * (2 if TWO else 1)
-        first = times(h, matrix(at, HIDDEN, O, G, WARPS), first, G, INTERPRET)
+        at = outputs + tile * HIDDEN * OUTPUTS * (2 if TWO else 1)
+        first = times(h, matrix(at, HIDDEN, OUTPUTS, G, WARPS), first, G, INTERPRET)
         if TWO:
-            w = matrix(at + HIDDEN * O, HIDDEN, O, G, WARPS)
+            w = matrix(at + HIDDEN * OUTPUTS, HIDDEN, OUTPUTS, G, WARPS)
             second = times(h, w, second, G, INTERPRET)
     return first, second
 

@@ -1,4 +1,4 @@
-"""Triton kernels compiled for GPUs that are not here, through the very calls that would launch them."""
+"""Triton kernels compiled for GPUs that are not here, by the very calls that would launch them."""
 
 import re
 import subprocess

@@ -1,7 +1,7 @@
 """Triton kernels against their definitions: on a GPU, or in Triton's interpreter on the CPU.
 
 The interpreter is chosen when a kernel is defined, so these tests have a process of their own:
-`tests/test_triton.py` starts it. By hand: TRITON_INTERPRET=1 pytest tests/triton
+`tests/test_triton.py` starts it. By hand: TRITON_INTERPRET=1 pytest tests/gpu_triton
 """
 
 import sys
