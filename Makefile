@@ -12,7 +12,7 @@ NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types wheel bench sanitize clean
+.PHONY: help demo test lint types wheel bench gpu sanitize clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -55,6 +55,9 @@ wheel: $(VENV)/.tools  ## dist/clonewave-*.whl
 
 bench: $(VENV)/.dev  ## every benchmark; each kernel is checked before it is timed
 	$(BIN)/pytest -q bench
+
+gpu: $(VENV)/.dev  ## all that a GPU has to show: tests, sanitizer, benchmarks, in under 10 minutes
+	$(BIN)/python bench/gpu.py
 
 # In a copy laid out as it is installed; Python itself is not built with the sanitizers, so they
 # are loaded before it.

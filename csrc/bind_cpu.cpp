@@ -47,7 +47,7 @@ std::unique_ptr<WaveNet> make_wavenet(const std::vector<Floats>& w,
 
 // conditioning [batch, frames, layers, 2R]; randomness, out [batch, bands, band_steps].
 void wavenet_generate(const WaveNet& net, const Floats& conditioning, const Floats& randomness,
-                      Floats last, Floats history, Ints step, Floats out) {
+                      Floats last, Floats history, Ints step, Floats out, int cores) {
   const WaveNetDims& d = net.dims();
   require(conditioning.ndim() == 4 && randomness.ndim() == 3, "wrong dimensions");
   const int64_t batch = randomness.shape(0), steps = randomness.shape(2), r = d.residual_channels;
@@ -73,7 +73,7 @@ void wavenet_generate(const WaveNet& net, const Floats& conditioning, const Floa
                        at});
   }
   py::gil_scoped_release release;
-  net.generate(streams.data(), static_cast<int>(batch), steps);
+  net.generate(streams.data(), static_cast<int>(batch), steps, cores);
 }
 
 // excitation, out [batch, bands, steps]; taps [batch, bands, order, frames].
@@ -134,7 +134,8 @@ PYBIND11_MODULE(_cpu, m) {
       .def_property_readonly("packed_bytes", &WaveNet::packed_bytes)
       .def("generate", &wavenet_generate, py::arg("conditioning").noconvert(),
            py::arg("randomness").noconvert(), py::arg("last").noconvert(),
-           py::arg("history").noconvert(), py::arg("step").noconvert(), py::arg("out").noconvert());
+           py::arg("history").noconvert(), py::arg("step").noconvert(), py::arg("out").noconvert(),
+           py::arg("cores") = 1);
   bind_decoder(m);
   m.def("lpc_synthesis", &lpc, py::arg("excitation").noconvert(), py::arg("taps").noconvert(),
         py::arg("gain").noconvert(), py::arg("state").noconvert(), py::arg("out").noconvert());

@@ -25,7 +25,9 @@ namespace clonewave {
 //           row, matrix inputs with a scale per vector, the head in bfloat16. Fixed summation order:
 //           equal inputs give equal bits on one instruction set, in calls of any size and in any
 //           batch. Values that are not finite pass through; nothing is raised for them.
-// Threads:  starts none; calls with distinct streams may run concurrently on one WaveNet.
+// Threads:  calls with distinct streams may run concurrently on one WaveNet. A call of one stream and
+//           `cores` 2 is helped by a second thread, kept asleep between such calls and shared by
+//           all, where one is free; it changes no bit. Otherwise none is started.
 // Source:   arXiv:1609.03499 section 2; layer variant 1702.07825; Gaussian head 1807.07281.
 class WaveNet {
  public:
@@ -36,12 +38,15 @@ class WaveNet {
   WaveNet(const WaveNet&) = delete;
   WaveNet& operator=(const WaveNet&) = delete;
 
-  void generate(const WaveNetStream* streams, int batch, int64_t band_steps) const noexcept;
+  void generate(const WaveNetStream* streams, int batch, int64_t band_steps,
+                int cores = 1) const noexcept;
   const WaveNetDims& dims() const { return dims_; }
   const char* isa() const;
   size_t packed_bytes() const { return packed_bytes_; }
 
  private:
+  bool generate_split(const WaveNetStream& stream, int64_t band_steps) const noexcept;
+
   WaveNetDims dims_;
   Precision precision_;
   const struct Isa* isa_;
@@ -89,14 +94,24 @@ class Decoder {
   size_t packed_bytes_;
 };
 
+// Whether all of `values` are float16 numbers, NaN and infinities not; the bits of one that is.
+bool all_halves(const float* values, size_t n) noexcept;
+uint16_t exact_half(float value) noexcept;
+
 // An instruction set this build has code for. Fastest first.
 struct Isa {
   const char* name;
   bool (*runs_here)();
+  bool halves;  // has code for Precision::kHalf
   // Writes the weights in execution order; packed = nullptr only measures. Returns bytes.
   size_t (*pack)(const WaveNetDims&, const WaveNetWeights&, Precision, uint8_t* packed);
   void (*generate)(const WaveNetDims&, const uint8_t* packed, Precision, const WaveNetStream*,
                    int batch, int64_t band_steps);
+  // One stream on two cores: the halves of it, run at once over one Exchange of split.h.
+  void (*lead)(const WaveNetDims&, const uint8_t* packed, Precision, const WaveNetStream*,
+               int64_t band_steps, struct Exchange*);
+  void (*follow)(const WaveNetDims&, const uint8_t* packed, Precision, const WaveNetStream*,
+                 int64_t band_steps, struct Exchange*);
   size_t (*pack_decoder)(const DecoderDims&, const DecoderWeights&, Precision, uint8_t* packed);
   bool (*generate_decoder)(const DecoderDims&, const uint8_t* packed, size_t packed_bytes, Precision,
                            DecoderStream*, int batch, int64_t steps);

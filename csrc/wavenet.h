@@ -6,7 +6,9 @@
 
 namespace clonewave {
 
-enum class Precision { kFloat32, kBfloat16, kInt8 };
+// kHalf is float32 with weights that all are float16 numbers, stored so: the same products from half
+// the bytes. Networks choose it themselves.
+enum class Precision { kFloat32, kHalf, kBfloat16, kInt8 };
 
 struct WaveNetDims {
   int bands;

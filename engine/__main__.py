@@ -8,7 +8,16 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 
-from engine import __version__, bench, commands, corpus, evaluate, train_command
+from engine import (
+    __version__,
+    bench,
+    commands,
+    corpus,
+    evaluate,
+    serve_command,
+    train_command,
+    voices_command,
+)
 from engine.errors import (
     BackendUnavailable,
     ConfigError,
@@ -19,13 +28,15 @@ from engine.errors import (
 )
 
 OK, USAGE, BAD_INPUT, MISSING, DEVICE, INTERRUPTED = 0, 2, 3, 4, 5, 130
-NOT_BUILT = ("serve", "batch", "voices", "detect", "audit")
+NOT_BUILT = ("batch", "detect", "audit")
 
 VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable]] = {
     "say": ("speak text in a voice", commands.add_say, commands.say),
     "clone": ("make a voice file from recordings", commands.add_clone, commands.clone),
     "info": ("models, sizes, configuration", commands.add_info, commands.info),
     "doctor": ("what works on this machine, and why not", commands.add_doctor, commands.doctor),
+    "serve": ("speech for other programs", serve_command.add_arguments, serve_command.run),
+    "voices": ("the voices that a server keeps", voices_command.add_arguments, voices_command.run),
     "train": ("train a model", train_command.add_arguments, train_command.run),
     "corpus": ("build a training corpus", corpus.add_arguments, corpus.run),
     "evaluate": ("judge clones of a folder of people", evaluate.add_arguments, evaluate.run),

@@ -182,6 +182,11 @@ def write(
         file.write(data)
 
 
+def pcm16(samples: np.ndarray) -> np.ndarray:
+    """int16 samples of float ones in [-1, 1]; what lies beyond is clipped, never wrapped."""
+    return np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+
+
 def output_format(target: PathLike | IO[bytes], format: str | None = None) -> str:
     """The key of KNOWN_FORMATS that `write` will use; for checks before long work.
 
@@ -379,7 +384,7 @@ def _encode(
     samples = np.clip(samples, -1.0, 1.0)
     subtype = (subtype or default).upper()
     if subtype == "PCM_16":  # libsndfile scales by 32767 and truncates; this reads back exactly
-        samples = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
+        samples = pcm16(np.asarray(samples))
     buffer = io.BytesIO()
     try:
         with soundfile.SoundFile(buffer, "w", sample_rate, 1, subtype, format=container) as audio:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from engine.audio import resample
 from engine.config import AudioConfig
 
 _DB = np.log(10) / 20  # natural-log magnitude per decibel
@@ -40,6 +41,23 @@ def degrade(mel: np.ndarray, audio: AudioConfig, rng: np.random.Generator) -> np
         out = np.where(lost, out.min() - rng.uniform(0, 2), out)
     out = out + rng.uniform(-12, 6) * _DB
     return np.maximum(out, np.log(audio.log_floor)).astype(np.float32)
+
+
+def draw_revoicing(rng: np.random.Generator) -> float:
+    """A factor for `revoice`, 1 for two voices in five."""
+    return float(np.exp(rng.uniform(-0.16, 0.16))) if rng.random() < 0.6 else 1.0
+
+
+def revoice(samples: np.ndarray, factor: float) -> np.ndarray:
+    """Another person out of the same recording: pitch, formants and tempo times `factor`.
+
+    Args:
+        samples: float32 [samples].
+    Returns:
+        float32, samples / factor long.
+    """
+    rate = 24_000
+    return resample(samples, round(rate * factor), rate)
 
 
 def _reverberate(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -26,7 +26,6 @@ from torch import Tensor
 from engine import audio, bench_report, kernels
 from engine.engine import Engine
 from engine.errors import BackendUnavailable, EngineError
-from engine.files import atomic_file
 from engine.models.vocoder import VocoderStream
 from engine.symbols import text_ids
 from engine.synthesize import speak
@@ -372,7 +371,7 @@ def measure(engine: Engine, quick: bool = False, threads: int = 1) -> dict[str, 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `clonewave bench`."""
     parser.add_argument("--weights", metavar="DIR", help="voice model (default: the one inside)")
-    parser.add_argument("--device", choices=("cpu",), default="cpu")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", action="store_true", help="result as JSON on stdout")
     parser.add_argument(
         "--out", default="runs/bench", metavar="DIR", help="for bench.json and bench.png"
@@ -383,17 +382,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print the table, write JSON and a plot."""
+    if args.device == "cuda":
+        from engine import bench_device  # here: it imports this module
+
+        return bench_device.run(args)
     result = measure(Engine(args.weights, args.device), args.quick, max(1, args.threads))
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1)
-    with atomic_file(out / "bench.json") as file:
-        file.write(text.encode())
-    print(text if args.json else bench_report.table(result))
-    try:
-        bench_report.plot(result).savefig(out / "bench.png", dpi=120)
-        written = f"{out / 'bench.json'}, {out / 'bench.png'}"
-    except EngineError as error:  # no matplotlib
-        written = f"{out / 'bench.json'}; no plot: {error}"
-    print(written, file=sys.stderr)
+    bench_report.write(
+        args.out, result, bench_report.table(result), bench_report.plot, as_json=args.json
+    )
     return 0

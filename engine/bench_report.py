@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import datetime
+import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from engine import kernels, plots
+from engine.errors import EngineError
+from engine.files import atomic_file
 
 DISTURBED = 1.2  # median over best, of a quiet machine at most
 # figure, what it is, first release, goal, higher is better; on one Zen 4 core, default weights
@@ -33,10 +37,15 @@ TARGETS: tuple[tuple[str, str, float, float | None, bool], ...] = (
 )
 
 
-def judged(figures: Mapping[str, float]) -> list[dict[str, Any]]:
+Target = tuple[str, str, float, float | None, bool]
+
+
+def judged(
+    figures: Mapping[str, float], targets: Sequence[Target] = TARGETS
+) -> list[dict[str, Any]]:
     """The targets with what was measured: "goal", "met" (first release) or "missed"."""
     rows = []
-    for name, label, first, goal, higher in TARGETS:
+    for name, label, first, goal, higher in targets:
         if name not in figures:
             continue
         value = figures[name]
@@ -53,7 +62,7 @@ def judged(figures: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def table(result: Mapping[str, Any]) -> str:
     """Targets with verdicts, then every other figure."""
-    about, figures = result["about"], result["figures"]
+    about = result["about"]
     versions = ", ".join(f"{k} {v}" for k, v in about["versions"].items())
     lines = [
         f"{about['device']}, {about['isa']}, {about['threads']} thread(s), {about['date']}",
@@ -65,7 +74,13 @@ def table(result: Mapping[str, Any]) -> str:
     sentence = result["timings"]["sentence"]
     if sentence["median_s"] > DISTURBED * sentence["best_s"] or (about["load_average"] or 0) > 1.5:
         lines.append("other programs were running: long measurements are too slow; run it again")
-    lines += ["", f"{'':44}{'measured':>10}{'first':>8}{'goal':>8}"]
+    return "\n".join([*lines, *rows(result)])
+
+
+def rows(result: Mapping[str, Any]) -> list[str]:
+    """The lines of a table: targets with verdicts, then every other figure."""
+    figures = result["figures"]
+    lines = ["", f"{'':44}{'measured':>10}{'first':>8}{'goal':>8}"]
     for row in result["targets"]:
         goal = "" if row["goal"] is None else f"{row['goal']:g}"
         lines.append(
@@ -77,7 +92,28 @@ def table(result: Mapping[str, Any]) -> str:
     for name, value in figures.items():
         if name not in judged_names:
             lines.append(f"{name:44}{_short(value):>10}")
-    return "\n".join(lines)
+    return lines
+
+
+def write(
+    out: str | Path, result: Mapping[str, Any], text: str, draw: Callable[[Mapping[str, Any]], Any],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Print the table (or JSON) and write bench.json, bench.txt and bench.png into a folder."""
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"bench.json": json.dumps(result, indent=1), "bench.txt": text + "\n"}
+    for name, one in content.items():
+        with atomic_file(folder / name) as file:
+            file.write(one.encode())
+    print(content["bench.json"] if as_json else text)
+    written = ", ".join(str(folder / name) for name in content)
+    try:
+        draw(result).savefig(folder / "bench.png", dpi=120)
+        written += f", {folder / 'bench.png'}"
+    except EngineError as error:  # no matplotlib
+        written += f"; no plot: {error}"
+    print(written, file=sys.stderr)
 
 
 def _short(value: float) -> str:

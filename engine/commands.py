@@ -23,6 +23,7 @@ from engine.voice import Voice
 DEFAULT_TEXT = "Three seconds of a voice are enough to speak any text in it."
 PCM = "pcm"
 EXTRAS = {
+    "serve": ("fastapi", "uvicorn", "multipart", "prometheus_client", "limits", "websockets", "av"),
     "train": ("tensorboard", "matplotlib"),
     "corpus": ("onnx", "onnxruntime"),
     "eval": ("faster_whisper", "resemblyzer", "speechmos"),

@@ -78,7 +78,8 @@ class VocoderConfig:
     head: str = "gaussian"  # or "softmax" (mu-law codes, bands = 1)
     audio_channels: int = 256  # codes of the softmax head
     log_scale_floor: float = -7.0  # in training only
-    temperature: float = 1.0  # of the noise when sampling; training does not know it
+    # of the noise when sampling, of all bands or of each; training does not know it
+    temperature: float | tuple[float, ...] = 1.0
     lpc_order: int = 8  # taps per band; 0 = the network models band samples directly
     pqmf_taps: int = 62
     pqmf_cutoff: float = 0.142
@@ -92,6 +93,9 @@ class VocoderConfig:
         _require(self.head == "gaussian" or self.bands == 1, "the softmax head needs bands = 1")
         _require(self.kernel_size == 2, "the kernels are built for kernel_size 2")
         _require(self.audio.hop_length % self.bands == 0, "bands must divide hop_length")
+        each = self.temperature if isinstance(self.temperature, tuple) else (self.temperature,)
+        _require(len(each) in (1, self.bands), f"temperature {each}: one, or one of every band")
+        _require(all(t >= 0 for t in each), f"temperature {each}: negative")
         d = self.max_dilation
         _require(d > 0 and d & (d - 1) == 0, "max_dilation must be a power of two")
 
@@ -156,6 +160,7 @@ class AcousticConfig:
     reduction_factor: int = 4
     converter_channels: int = 160
     converter_layers: int = 5
+    pitch: bool = True  # the converter predicts pitch and is shown its harmonics
     max_elapsed: int = 15  # decoder steps on one symbol that are told apart
     max_hold: int = 24  # decoder steps (1 s) after which generation leaves a symbol
     dropout: float = 0.05
@@ -170,7 +175,7 @@ class AcousticConfig:
     @property
     def look_ahead(self) -> int:
         """Frames after a mel frame that the converter needs before that frame is final."""
-        return self.converter_layers * (self.kernel_size - 1) // 2
+        return (self.converter_layers + self.pitch) * (self.kernel_size - 1) // 2
 
     @property
     def decoder_rate(self) -> float:
@@ -190,6 +195,17 @@ class ModelConfig:
         same = self.vocoder.audio == self.acoustic.audio == self.encoder.audio
         _require(same, "the three models must share one AudioConfig")
         _require(self.acoustic.speaker_dim == self.encoder.speaker_dim, "speaker_dim differs")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Weights of the generator's losses beside the distance of mels; 0 = not used."""
+
+    attention: float = 0.3
+    voice: float = 0.5  # what the encoder that training started from hears in the mel
+    contrast: float = 0.1  # embeddings of a batch stay apart
+    pitch: float = 1.0  # octaves where there is a voice, and whether there is one
+    self_fed: float = 0.75  # share of utterances whose decoder hears its own mel
 
 
 @dataclass(frozen=True)

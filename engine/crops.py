@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine.augment import degrade
+from engine.augment import degrade, revoice
 from engine.config import EncoderConfig
 from engine.data import Store
 from engine.models.layers import log_mel
@@ -35,14 +36,22 @@ class SpeakerSampler:
         self.speakers = sorted(by_speaker)
 
     def crop(
-        self, index: int, seconds: float, rng: np.random.Generator, degraded: float
-    ) -> np.ndarray:
-        """[n_mels, frames] of a random part of one utterance; `degraded`: probability."""
+        self, index: int, seconds: float, rng: np.random.Generator, degraded: float,
+        revoiced: float = 1.0,
+    ) -> np.ndarray:  # fmt: skip
+        """[n_mels, frames] of a random part of one utterance.
+
+        Args:
+            degraded: probability of a random recording channel.
+            revoiced: makes it another person (`augment.revoice`).
+        """
         audio = self.config.audio
         wanted = int(seconds * audio.sample_rate) // audio.hop_length * audio.hop_length
         length = int(self.store.lengths()[index])
-        begin = int(rng.integers(0, max(length - wanted, 0) + 1))
-        samples = self.store.samples(index, begin, begin + wanted)
+        taken = math.ceil(wanted * revoiced)
+        begin = int(rng.integers(0, max(length - taken, 0) + 1))
+        samples = revoice(self.store.samples(index, begin, begin + taken), revoiced)
+        samples = samples[: len(samples) // audio.hop_length * audio.hop_length]
         with torch.autocast("cpu", enabled=False):
             mel = log_mel(torch.from_numpy(samples)[None], audio)[0].numpy()
         return degrade(mel, audio, rng) if rng.random() < degraded else mel

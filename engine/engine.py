@@ -15,13 +15,14 @@ from engine import checkpoint, kernels
 from engine.audio import AudioSource
 from engine.clone import clone
 from engine.config import AcousticConfig, EncoderConfig, ModelConfig, VocoderConfig, from_dict
+from engine.device import DevicePath, Person, clone_many
 from engine.errors import BackendUnavailable, InputError, VoiceError, WeightsError
 from engine.files import PathLike
 from engine.models.acoustic import Acoustic
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.vocoder import Vocoder
 from engine.speech import Speech
-from engine.synthesize import stream, synthesize
+from engine.synthesize import check, stream, synthesize
 from engine.voice import Voice
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights"
@@ -41,8 +42,8 @@ class Engine:
         backend: of `kernels.ORDER`, or "auto": the fastest that can run. None = the environment
             variable CLONEWAVE_BACKEND, else "auto".
         precision: of the vocoder's weights in compiled backends: "float32", "bfloat16", "int8", or
-            "auto" = int8, which costs no measurable likelihood. The attention decoder is small and
-            stays float32, so that its path does not depend on it.
+            "auto" = int8 on a CPU, which costs no measurable likelihood, and bfloat16 on a GPU. The
+            attention decoder is small and stays float32, so that its path does not depend on it.
     Raises:
         WeightsError: weights missing, damaged, or of models that do not fit each other.
         BackendUnavailable: unknown backend or precision, or no such device here.
@@ -70,10 +71,13 @@ class Engine:
         if precision not in ("auto", *kernels.PRECISIONS):
             known = ("auto", *kernels.PRECISIONS)
             raise BackendUnavailable(f"precision {precision!r}: give one of {known}")
-        self.network = self.vocoder.network("int8" if precision == "auto" else precision)
+        on_gpu = self.device.type == "cuda"
+        chosen = precision if precision != "auto" else "bfloat16" if on_gpu else "int8"
+        self.network = self.vocoder.network(chosen)
         self.decoder = self.acoustic.network()
         self.encoder_hash = checkpoint.sha256(folder / "encoder.safetensors")
         self.folder = folder
+        self.path = DevicePath(self) if on_gpu else None
 
     def clone(
         self,
@@ -83,6 +87,12 @@ class Engine:
     ) -> Voice:
         """A Voice from recordings of a person; see `engine.clone`."""
         return clone(self, wav, sample_rate, **options)
+
+    def clone_many(
+        self, people: Sequence[Person], sample_rate: int | None = None, **options: Any
+    ) -> list[Voice | InputError]:
+        """A Voice for each of many people, encoded in batches; see `device.cloning.clone_many`."""
+        return clone_many(self, people, sample_rate, **options)
 
     @overload
     def synthesize(
@@ -97,19 +107,30 @@ class Engine:
     ) -> Speech | list[Speech]:
         """Speak `text` in the voice `emb`; see `engine.synthesize`."""
         if isinstance(text, str):
-            return synthesize(self, text, self._embedding(emb), speed=speed, seed=seed)
+            return self._speak([text], [emb], speed, seed)[0]
         voices = list(emb) if isinstance(emb, (list, tuple)) else [emb] * len(text)
         if len(voices) != len(text):
             raise InputError(f"{len(text)} texts, {len(voices)} voices; give one, or one per text")
-        return [
-            synthesize(self, one, self._embedding(voice), speed=speed, seed=seed)
-            for one, voice in zip(text, voices, strict=True)
-        ]
+        return self._speak(list(text), voices, speed, seed)
+
+    def _speak(
+        self, texts: list[str], voices: list[Any], speed: float, seed: int | None
+    ) -> list[Speech]:
+        if self.path is None:
+            return [
+                synthesize(self, text, self._embedding(voice), speed=speed, seed=seed)
+                for text, voice in zip(texts, voices, strict=True)
+            ]
+        speakers = [(self, self.embedding(voice)) for voice in voices]
+        count, seed = len(texts), check(speed, seed)
+        return self.path.synthesize(texts, speakers, [speed] * count, [seed] * count)
 
     def stream(
         self, text: str, emb: AnyVoice, *, speed: float = 1.0, seed: int | None = None
     ) -> Iterator[np.ndarray]:
         """Chunks of float32 samples that join to what `synthesize` returns."""
+        if self.path is not None:
+            return self.path.stream(text, self.embedding(emb), speed, check(speed, seed))
         return stream(self, text, self._embedding(emb), speed=speed, seed=seed)
 
     def default_voice(self) -> Voice:
@@ -120,8 +141,12 @@ class Engine:
         """
         return Voice.load(self.folder / "voice.safetensors", self.encoder_hash)
 
-    def _embedding(self, emb: Any) -> Tensor:
-        """[speaker_dim] on the device; checks that it belongs to this engine."""
+    def embedding(self, emb: AnyVoice) -> Tensor:
+        """[speaker_dim] on the host; checks that it belongs to this engine.
+
+        Raises:
+            VoiceError: not a voice, or made for another encoder.
+        """
         if isinstance(emb, (str, os.PathLike)):
             emb = Voice.load(emb, self.encoder_hash)
         if isinstance(emb, Voice):
@@ -139,7 +164,11 @@ class Engine:
         wanted = (self.config.encoder.speaker_dim,)
         if tuple(embedding.shape) != wanted or not torch.isfinite(embedding).all():
             raise VoiceError(f"embedding {list(embedding.shape)}: need finite {list(wanted)}")
-        return embedding.to(self.device)
+        return embedding
+
+    def _embedding(self, emb: AnyVoice) -> Tensor:
+        """The same on the device."""
+        return self.embedding(emb).to(self.device)
 
 
 def _load(folder: Path, kind: str, config_type: Any, model_type: type[Model]) -> tuple[Model, Any]:

@@ -28,8 +28,25 @@ class BackendUnavailable(EngineError, _KernelBackendUnavailable):
 
 
 class Overloaded(EngineError):
-    """More work is queued than can be done in time."""
+    """More work is queued than can be done in time. Try again after `retry_after_s` seconds."""
+
+    def __init__(self, message: str, retry_after_s: int = 1, reason: str = "queue") -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.reason = reason
 
 
 class DeadlineExceeded(EngineError):
     """The work was not done before its deadline."""
+
+
+class Cancelled(EngineError):
+    """The work was given up because its reader went away or asked for it."""
+
+
+class Unavailable(EngineError):
+    """No new work is taken: still warming up, draining, closed, or the device is broken."""
+
+
+class SynthesisError(EngineError):
+    """The engine failed on this request, and would again; other requests are not affected."""

@@ -21,7 +21,7 @@ from engine.models.vocoder import Vocoder, VocoderStream
 from engine.symbols import SYMBOLS
 
 if TYPE_CHECKING:
-    from engine.tasks import AcousticBatch
+    from engine.generator_task import AcousticBatch
 
 CUT_S = 1.5  # of copy synthesis
 

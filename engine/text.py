@@ -21,7 +21,7 @@ from engine.errors import InputError
 from engine.symbols import CHARACTERS, GAP, LONG_PAUSE, SHORT_PAUSE, START, TERMINALS, text_ids
 from engine.verbalize import MAX_DIGITS, MONTH_NAMES, NUMBERED, digits, is_abbreviation, verbalize
 
-__all__ = ["Rng", "Sentence", "Word", "front_end", "text_ids"]
+__all__ = ["Rng", "Sentence", "Word", "front_end", "pieces", "text_ids"]
 
 MAX_WORD_LETTERS = 40  # longer runs of letters are cut into several words
 MAX_CHUNK = 200  # longest run without a space that the number rules see
@@ -138,7 +138,7 @@ def front_end(text: str, *, split: bool = True, max_symbols: int = 240) -> list[
         raise InputError(f"text must be str, not {type(text).__name__}")
     sentences: list[Sentence] = []
     warnings: list[str] = []  # of pieces without words, kept for the next sentence
-    for piece, terminal, written, dropped in _pieces(text):
+    for piece, terminal, written, dropped in pieces(text):
         words = _words(piece, terminal, written)
         warnings += _warnings(dropped)
         if words:
@@ -227,8 +227,11 @@ _PLACEHOLDER = "\x01"  # one written pronunciation, in order
 _END = re.compile(r"(?:(?<!\.)\.(?!\.)|\.*[?!][.?!]*)[\"')\]]*(?=\s|$)|\u2029")
 
 
-def _pieces(text: str) -> Iterator[tuple[str, str, list[tuple[str, ...]], list[str]]]:
-    """(sentence without its terminal, terminal, written pronunciations, dropped characters)."""
+def pieces(text: str) -> Iterator[tuple[str, str, list[tuple[str, ...]], list[str]]]:
+    """(sentence without its terminal, terminal, written pronunciations, dropped characters).
+
+    Cheap: nothing is looked up yet. Raises InputError for a bad pronunciation in braces.
+    """
     dropped: list[str] = []
     written: list[tuple[str, ...]] = []
     cleaned: list[str] = []

@@ -18,6 +18,7 @@ from engine import train as training
 from engine.config import (
     AcousticConfig,
     EncoderConfig,
+    LossConfig,
     TrainConfig,
     VocoderConfig,
     from_dict,
@@ -26,8 +27,9 @@ from engine.config import (
 from engine.crops import SpeakerSampler
 from engine.data import Store, open_store
 from engine.errors import ConfigError, InputError
+from engine.generator_task import AcousticTask, generated_mels
 from engine.models.speaker_encoder import SpeakerEncoder
-from engine.tasks import AcousticTask, EncoderTask, VocoderTask, generated_mels
+from engine.tasks import EncoderTask, VocoderTask
 
 MEAN_OF = 200  # recordings behind the mean voice
 GENERATED = 1200  # utterances whose mels are made for fine-tuning the vocoder: 180 MB
@@ -59,8 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--encoder", metavar="RUN", help="generator: start from this encoder run")
     parser.add_argument(
-        "--start", metavar="RUN", help="vocoder: start from the weights of this run"
-    )
+        "--start", metavar="FOLDER",
+        help="start from the weights of this run, or of a folder that `export` wrote",
+    )  # fmt: skip
     parser.add_argument(
         "--generator", metavar="RUN",
         help="vocoder: train on the mels that this run's generator makes, not on true ones",
@@ -105,16 +108,24 @@ def _task(
     if args.what == "vocoder":
         return _vocoder_task(args, model, train, store)
     if args.what == "encoder":
-        return EncoderTask(store, from_dict(EncoderConfig, model), train)
+        task = EncoderTask(store, from_dict(EncoderConfig, model), train)
+        if args.start:
+            task.model.encoder.load_state_dict(_start(args.start, "encoder")[0])
+        return task
     encoder = EncoderConfig()
     weights = None
-    if args.encoder:
-        weights, values = _averaged(Path(args.encoder), "encoder.")
-        encoder = from_dict(EncoderConfig, values["config"])
-    task = AcousticTask(store, from_dict(AcousticConfig, model), encoder, train)
+    if source := args.encoder or args.start:
+        weights, values = _start(source, "encoder")
+        encoder = from_dict(EncoderConfig, values)
+    losses = from_dict(LossConfig, model.pop("losses", {}))
+    config = from_dict(AcousticConfig, model)
+    generator = AcousticTask(store, config, encoder, train, losses=losses)
+    if args.start:
+        begin = _start(args.start, "acoustic")[0]
+        generator.model.acoustic.load_state_dict(begin, strict=False)  # parts may be new
     if weights is not None:
-        task.model.encoder.load_state_dict(weights)
-    return task
+        generator.start_encoder(weights)
+    return generator
 
 
 def _vocoder_task(
@@ -122,15 +133,17 @@ def _vocoder_task(
 ) -> VocoderTask:
     mels = None
     if args.generator:
-        weights, state = _averaged(Path(args.generator), "")
-        acoustic = from_dict(AcousticConfig, state["config"])
-        encoder = from_dict(EncoderConfig, state["extra"].get("encoder", {}))
-        generator = AcousticTask(store, acoustic, encoder, train)
-        generator.model.load_state_dict(weights)
+        weights, values = _start(args.generator, "acoustic")
+        heard, encoder = _start(args.generator, "encoder")
+        generator = AcousticTask(
+            store, from_dict(AcousticConfig, values), from_dict(EncoderConfig, encoder), train
+        )
+        generator.model.acoustic.load_state_dict(weights)
+        generator.start_encoder(heard)
         mels = generated_mels(generator, GENERATED, progress=not args.quiet)
     task = VocoderTask(store, from_dict(VocoderConfig, model), train, mels=mels)
     if args.start:
-        task.model.load_state_dict(_averaged(Path(args.start), "")[0])
+        task.model.load_state_dict(_start(args.start, "vocoder")[0])
     return task
 
 
@@ -156,8 +169,13 @@ def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]
             train[key] = value
         elif key.startswith("model."):
             model[key.removeprefix("model.")] = value
+        elif key.startswith("losses.") and args.what == "generator":
+            model.setdefault("losses", {})[key.removeprefix("losses.")] = value
         else:
-            raise ConfigError(f"--set {item}: use model.KEY=... or one of {sorted(known)}")
+            raise ConfigError(
+                f"--set {item}: use model.KEY=..., losses.KEY=... (generator) or one of "
+                f"{sorted(known)}"
+            )
     return model, train
 
 
@@ -169,6 +187,17 @@ def _averaged(run_folder: Path, prefix: str) -> tuple[dict[str, torch.Tensor], d
     tensors, _ = checkpoint.load_tensors(newest / "ema.safetensors")
     found = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
     return found, json.loads((newest / "state.json").read_text())
+
+
+def _start(folder: str, kind: str) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """Weights and config values of one model, out of an exported folder or a run."""
+    exported = Path(folder) / f"{kind}.safetensors"
+    if exported.exists():
+        weights, values, _ = checkpoint.load_model(exported, kind)
+        return weights, values
+    weights, state = _averaged(Path(folder), "" if kind == "vocoder" else f"{kind}.")
+    of_generator = kind == "encoder" and "encoder" in state["extra"]
+    return weights, state["extra"]["encoder"] if of_generator else state["config"]
 
 
 def export(args: argparse.Namespace) -> int:

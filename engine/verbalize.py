@@ -214,6 +214,8 @@ def _address(match: re.Match[str]) -> str:
 
 
 def _roman(match: re.Match[str]) -> str:
+    if not match.group(0):  # of "IIX" the pattern takes nothing
+        return ""
     values = [ROMAN_DIGITS[letter] for letter in match.group(0)]
     return cardinal(
         sum(-v if v < next_v else v for v, next_v in zip(values, [*values[1:], 0], strict=True))

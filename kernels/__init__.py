@@ -22,6 +22,7 @@ from engine.kernels.reference_decoder import (
     DecoderState,
     DecoderWeights,
     decoder_state,
+    decoder_step,
 )
 
 
@@ -50,7 +51,9 @@ gaussian_noise = _op(
     cpp=Impl(native.gaussian_noise, native.noise_why_not),
 )
 stream_noise = _op(
-    "stream_noise", triton=triton_backend.implementation("triton_filters", "stream_noise")
+    "stream_noise",
+    triton=triton_backend.implementation("triton_filters", "stream_noise"),
+    cpp=Impl(native.stream_noise, native.stream_noise_why_not),
 )
 wavenet_generate = _op(
     "wavenet_generate",
@@ -91,6 +94,7 @@ __all__ = [
     "backends",
     "decoder_generate",
     "decoder_state",
+    "decoder_step",
     "gated_activation",
     "gaussian_noise",
     "isas",

@@ -22,6 +22,7 @@ class WaveNet:
         history: NDArray[float32],
         step: NDArray[int64],
         out: NDArray[float32],
+        cores: int = 1,
     ) -> None: ...
 
 def isas() -> dict[str, str | None]: ...

@@ -17,10 +17,15 @@ def _require_shape(name: str, tensor: Tensor, shape: tuple[int, ...]) -> None:
     _require(tuple(tensor.shape) == shape, f"{name} is {list(tensor.shape)}, need {list(shape)}")
 
 
+def _values(tensor: Tensor) -> list[int]:
+    """Its values for a check; none of a device's, where reading would stop the device's queue."""
+    return tensor.tolist() if tensor.device.type == "cpu" else []
+
+
 def check_wavenet_generate(
     conditioning: Tensor, randomness: Tensor, network: WaveNet, state: WaveNetState
 ) -> None:
-    """The call fits the network, and the conditioning lasts for all band steps."""
+    """The call fits the network, and (on a CPU) the conditioning lasts for all band steps."""
     _require(conditioning.dim() == 4, "conditioning: need [batch, layers, 2R, frames]")
     _require(randomness.dim() == 3, "randomness: need [batch, bands, band_steps]")
     residual, bands, _ = network.weights.inputs.shape
@@ -31,9 +36,7 @@ def check_wavenet_generate(
     _require_shape("state.last", state.last, (batch, bands, 2))
     _require_shape("state.history", state.history, (batch, sum(network.dilations), residual))
     _require_shape("state.step", state.step, (batch,))
-    if state.step.is_cuda:  # reading it would wait for the device; kernels clamp the frame instead
-        return
-    for step in state.step.tolist():
+    for step in _values(state.step):
         _require(step >= 0, f"state.step is {step}")
         begin = step % network.band_steps_per_frame
         have = frames * network.band_steps_per_frame
@@ -72,12 +75,12 @@ def check_gaussian_noise(
 
 
 def check_stream_noise(
-    seed: Tensor, stream: Tensor, first_step: Tensor, band_steps: int, bands: int
+    seeds: Tensor, streams: Tensor, first_steps: Tensor, band_steps: int, bands: int
 ) -> None:
     """One int64 counter of each kind for every stream."""
-    for name, part in (("seed", seed), ("stream", stream), ("first_step", first_step)):
+    for name, part in (("seeds", seeds), ("streams", streams), ("first_steps", first_steps)):
         _require(part.dtype == torch.int64, f"{name} is {part.dtype}, need int64")
-        _require_shape(name, part, (seed.shape[0] if seed.dim() else 1,))
+        _require_shape(name, part, (seeds.shape[0] if seeds.dim() else 1,))
     _require(band_steps >= 0 and bands > 0, f"{band_steps} steps of {bands} bands")
 
 
@@ -95,7 +98,7 @@ def check_log_mel(samples: Tensor, filterbank: Tensor, window: Tensor, hop_lengt
 def check_decoder_generate(
     inputs: DecoderInputs, network: Decoder, steps: int, state: DecoderState
 ) -> None:
-    """Inputs and state fit the network and each other; every text has a symbol."""
+    """Inputs and state fit the network and each other; (on a CPU) every text has a symbol."""
     layers, _, channels, kernel = network.weights.convs.shape
     _require(steps >= 0, f"steps is {steps}")
     _require(inputs.attended.dim() == 3, "attended: need [batch, symbols, C]")
@@ -109,13 +112,11 @@ def check_decoder_generate(
     _require_shape("key_bias", inputs.key_bias, (attentions, batch, symbols))
     _require_shape("folded_values", inputs.folded_values, (attentions, batch, symbols, channels))
     _require_shape("lengths", inputs.lengths, (batch,))
+    for row, length in enumerate(_values(inputs.lengths)):
+        _require(1 <= length <= symbols, f"text {row} has {length} of {symbols} symbols")
+    for position, length in zip(_values(state.position), _values(inputs.lengths), strict=False):
+        _require(0 <= position < length, f"state.position {position} lies outside the text")
     _require_shape("state.mel", state.mel, (batch, network.weights.mel.shape[0]))
     _require_shape("state.history", state.history, (batch, layers, channels, kernel - 1))
     for name in ("position", "elapsed", "finished"):
         _require_shape(f"state.{name}", getattr(state, name), (batch,))
-    if inputs.lengths.is_cuda:  # reading it would wait for the device
-        return
-    for row, length in enumerate(inputs.lengths.tolist()):
-        _require(1 <= length <= symbols, f"text {row} has {length} of {symbols} symbols")
-    for position, length in zip(state.position.tolist(), inputs.lengths.tolist(), strict=True):
-        _require(0 <= position < length, f"state.position {position} lies outside the text")

@@ -113,7 +113,7 @@ def wavenet_generate(
     """Compiled form of reference.wavenet_generate; see it for shapes and units.
 
     Cost: one transposition of the conditioning per call. Numerics: `network.precision`; equal bits
-    whatever the batch and the size of the calls.
+    whatever the batch, the size of the calls and the cores.
     Raises:
         ValueError: shapes that do not fit each other, or too few conditioning frames.
     """
@@ -121,8 +121,9 @@ def wavenet_generate(
     out = torch.empty(randomness.shape, dtype=torch.float32)
     time_major = conditioning.permute(0, 3, 1, 2)
     packed(network).generate(
-        _array(time_major), _array(randomness), *(part.numpy() for part in state), out.numpy()
-    )
+        _array(time_major), _array(randomness), *(part.numpy() for part in state), out.numpy(),
+        network.cores,
+    )  # fmt: skip
     return out
 
 
@@ -171,3 +172,23 @@ def gaussian_noise(seed: int, stream: int, first_step: int, band_steps: int, ban
     assert _cpu is not None  # why_not
     _cpu.gaussian_noise(seed, stream, first_step, out.numpy())
     return out
+
+
+def stream_noise_why_not(
+    seeds: Tensor, streams: Tensor, first_steps: Tensor, *_size: int
+) -> str | None:
+    """None if `stream_noise` can run here, else the reason."""
+    on_device = next((t for t in (seeds, streams, first_steps) if t.device.type != "cpu"), None)
+    if on_device is not None:
+        return f"a tensor is on {on_device.device}, cpp needs cpu"
+    return why_not()
+
+
+def stream_noise(
+    seeds: Tensor, streams: Tensor, first_steps: Tensor, band_steps: int, bands: int
+) -> Tensor:
+    """Compiled form of reference.stream_noise; see it for shapes."""
+    named = zip(seeds.tolist(), streams.tolist(), first_steps.tolist(), strict=True)
+    rows = [gaussian_noise(seed % 2**64, stream, first, band_steps, bands)
+            for seed, stream, first in named]  # fmt: skip
+    return torch.stack(rows) if rows else torch.empty(0, bands, band_steps)

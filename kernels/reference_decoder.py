@@ -128,58 +128,69 @@ def decoder_generate(
         int64, valid steps of this call (n = the largest).
     Source: arXiv:1710.07654, section 3.5 and appendix B.
     """
-    weights, attention_layers = network.weights, network.attention_layers
-    rows = torch.arange(len(state.position), device=state.position.device)
-    offsets = torch.arange(network.window, device=rows.device)
     hidden, path = [], []
     count = torch.zeros_like(state.position)
     for _ in range(steps):
         if bool(state.finished.all()):
             break
-        x = state.mel
-        for weight, bias in zip(weights.prenet, inputs.prenet_bias, strict=True):
-            x = F.relu(x @ weight.T + bias)
-        x = x @ weights.enter.T + inputs.attended[rows, state.position]
-        x = x + weights.elapsed[state.elapsed.clamp_max(len(weights.elapsed) - 1)]
-        reach = state.position[:, None] + offsets
-        outside = reach >= inputs.lengths[:, None]
-        reach = reach.clamp_max(inputs.folded_keys.shape[2] - 1)
-        move = torch.zeros_like(state.position)
-        for layer in range(weights.convs.shape[0]):
-            seen = torch.cat([state.history[:, layer], x.unsqueeze(-1)], dim=-1)
-            state.history[:, layer] = seen[..., 1:]
-            mixed = torch.einsum("ock,nck->no", weights.convs[layer], seen)
-            values, gates = (mixed + weights.conv_bias[layer]).chunk(2, dim=-1)
-            values = values + inputs.speaker[:, layer]
-            x = (x + values * torch.sigmoid(gates)) * 0.5**0.5
-            if layer in attention_layers:
-                a = attention_layers.index(layer)
-                keys = inputs.folded_keys[a][rows[:, None], reach]
-                score = torch.einsum("nc,nwc->nw", x, keys)
-                score = score + inputs.key_bias[a][rows[:, None], reach]
-                score = score.masked_fill(outside, float("-inf"))
-                if a == 0:
-                    move = score.argmax(-1)
-                context = torch.einsum(
-                    "nw,nwc->nc", score.softmax(-1), inputs.folded_values[a][rows[:, None], reach]
-                )
-                x = (x + context) * 0.5**0.5
-        running = ~state.finished
-        last = inputs.lengths - 1
-        held = state.elapsed + 1 >= network.max_hold
-        move = torch.where(held & (move == 0) & (state.position < last), 1, move)
-        position = state.position + move
-        done = (x @ weights.done + weights.done_bias > 0) | held
+        x, position, running = decoder_step(inputs, network, state)
         hidden.append(x)
         path.append(position)
         count += running
-        state.finished.logical_or_(done & (position == last) & running)
-        state.elapsed.copy_(torch.where(move > 0, 0, state.elapsed + 1))
-        state.position.copy_(position)
-        state.mel.copy_(x @ weights.mel.T + weights.mel_bias)
     if not hidden:
+        channels = network.weights.mel.shape[1]
         return (
-            state.mel.new_zeros(len(rows), 0, weights.mel.shape[1]), rows.new_zeros(len(rows), 0),
-            count,
-        )  # fmt: skip
+            state.mel.new_zeros(len(count), 0, channels), count.new_zeros(len(count), 0), count
+        )
     return torch.stack(hidden, 1), torch.stack(path, 1), count
+
+
+def decoder_step(
+    inputs: DecoderInputs, network: Decoder, state: DecoderState
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of `decoder_generate`: hidden [batch, C], position [batch], running [batch].
+
+    Reads no value on the host, so a CUDA graph can hold it.
+    """
+    weights, attention_layers = network.weights, network.attention_layers
+    rows = torch.arange(len(state.position), device=state.position.device)
+    offsets = torch.arange(network.window, device=rows.device)
+    x = state.mel
+    for weight, bias in zip(weights.prenet, inputs.prenet_bias, strict=True):
+        x = F.relu(x @ weight.T + bias)
+    x = x @ weights.enter.T + inputs.attended[rows, state.position]
+    x = x + weights.elapsed[state.elapsed.clamp_max(len(weights.elapsed) - 1)]
+    reach = state.position[:, None] + offsets
+    outside = reach >= inputs.lengths[:, None]
+    reach = reach.clamp_max(inputs.folded_keys.shape[2] - 1)
+    move = torch.zeros_like(state.position)
+    for layer in range(weights.convs.shape[0]):
+        seen = torch.cat([state.history[:, layer], x.unsqueeze(-1)], dim=-1)
+        state.history[:, layer] = seen[..., 1:]
+        mixed = torch.einsum("ock,nck->no", weights.convs[layer], seen)
+        values, gates = (mixed + weights.conv_bias[layer]).chunk(2, dim=-1)
+        values = values + inputs.speaker[:, layer]
+        x = (x + values * torch.sigmoid(gates)) * 0.5**0.5
+        if layer in attention_layers:
+            a = attention_layers.index(layer)
+            keys = inputs.folded_keys[a][rows[:, None], reach]
+            score = torch.einsum("nc,nwc->nw", x, keys)
+            score = score + inputs.key_bias[a][rows[:, None], reach]
+            score = score.masked_fill(outside, float("-inf"))
+            if a == 0:
+                move = score.argmax(-1)
+            context = torch.einsum(
+                "nw,nwc->nc", score.softmax(-1), inputs.folded_values[a][rows[:, None], reach]
+            )
+            x = (x + context) * 0.5**0.5
+    running = ~state.finished
+    last = inputs.lengths - 1
+    held = state.elapsed + 1 >= network.max_hold
+    move = torch.where(held & (move == 0) & (state.position < last), 1, move)
+    position = state.position + move
+    done = (x @ weights.done + weights.done_bias > 0) | held
+    state.finished.logical_or_(done & (position == last) & running)
+    state.elapsed.copy_(torch.where(move > 0, 0, state.elapsed + 1))
+    state.position.copy_(position)
+    state.mel.copy_(x @ weights.mel.T + weights.mel_bias)
+    return x, position, running

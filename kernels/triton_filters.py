@@ -66,17 +66,17 @@ def stream_noise_why_not(*_args: object) -> None:
 
 
 def stream_noise(
-    seed: Tensor, stream: Tensor, first_step: Tensor, band_steps: int, bands: int
+    seeds: Tensor, streams: Tensor, first_steps: Tensor, band_steps: int, bands: int
 ) -> Tensor:
     """Triton form of reference.stream_noise; within 2e-6 of it, and never reads on the host."""
-    check_stream_noise(seed, stream, first_step, band_steps, bands)
-    batch = len(seed)
-    out = torch.empty(batch, bands, band_steps, device=seed.device)
+    check_stream_noise(seeds, streams, first_steps, band_steps, bands)
+    batch = len(seeds)
+    out = torch.empty(batch, bands, band_steps, device=seeds.device)
     if batch and band_steps:
         grid = (triton.cdiv(band_steps, BLOCK), triton.cdiv(bands, 4), batch)
         with torch.cuda.device_of(out):
             _noise[grid](
-                aligned(seed), aligned(stream), aligned(first_step), out, band_steps, bands,
+                aligned(seeds), aligned(streams), aligned(first_steps), out, band_steps, bands,
                 BLOCK=BLOCK,
             )  # fmt: skip
     return out

@@ -82,7 +82,7 @@ def test_derived_values():
     assert VocoderConfig(head="softmax", bands=1).outputs == 256
     assert AudioConfig().frame_rate == 93.75
     assert AcousticConfig().decoder_rate == 93.75 / 4
-    assert AcousticConfig(converter_layers=3, kernel_size=5).look_ahead == 6
+    assert AcousticConfig(converter_layers=3, kernel_size=5).look_ahead == 8  # and the pitch
 
 
 def test_configs_are_frozen():

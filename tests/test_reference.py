@@ -199,3 +199,15 @@ def test_gaussian_noise_is_standard_normal_and_white():
     together = torch.cat([noise, noise.roll(1, dims=1)])
     off = torch.corrcoef(together) - torch.eye(8)
     assert off.abs().max() < 0.02
+
+
+@pytest.mark.parametrize("backend", ["reference", "auto"])
+def test_noise_of_many_streams_is_the_noise_of_each(backend):
+    named = [(2**64 - 1, 2**32 - 1, 2**33 + 5), (0, 3, 0), (7, 3, 2**31)]
+    seeds, streams, firsts = (torch.tensor(column) for column in zip(
+        *((seed - 2**64 if seed >= 2**63 else seed, *rest) for seed, *rest in named), strict=True
+    ))  # fmt: skip
+    made = kernels.stream_noise(seeds, streams, firsts, 9, 5, backend=backend)
+    for row, name in zip(made, named, strict=True):
+        alone = kernels.gaussian_noise(*name, 9, 5, backend=backend)
+        assert torch.equal(row, alone)

@@ -8,7 +8,8 @@ from sounds import talk
 
 from engine.config import AcousticConfig, EncoderConfig, TrainConfig, VocoderConfig
 from engine.data import Durations, Store, Utterance, is_held_out
-from engine.tasks import AcousticTask, EncoderTask, VocoderTask
+from engine.generator_task import AcousticTask
+from engine.tasks import EncoderTask, VocoderTask
 
 # text, the teacher's phonemes, offset_s and durations, as `clonewave corpus` wrote them
 SPOKEN = (

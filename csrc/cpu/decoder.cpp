@@ -6,16 +6,25 @@
 
 namespace clonewave {
 
+static bool all_halves(const DecoderDims& d, const DecoderWeights& w) {
+  const size_t c = d.channels;
+  size_t width = d.mel;
+  for (int i = 0; i < d.prenet_layers; width = d.prenet[i++]) {
+    if (!all_halves(w.prenet[i], d.prenet[i] * width)) return false;
+  }
+  return all_halves(w.enter, c * width) && all_halves(w.mel, d.mel * c) &&
+         all_halves(w.convs, d.layers * 2 * c * c * d.kernel_size);
+}
+
 Decoder::Decoder(const DecoderDims& dims, const DecoderWeights& weights, Precision precision,
                  const char* isa)
     : dims_(dims), precision_(precision), isa_(find_isa(isa)) {
-  packed_bytes_ = isa_->pack_decoder(dims_, weights, precision, nullptr);
-  if (packed_bytes_ == 0) throw std::bad_alloc();
-  packed_ = static_cast<uint8_t*>(::operator new(packed_bytes_, std::align_val_t(kAlignment)));
-  if (isa_->pack_decoder(dims_, weights, precision, packed_) == 0) {
-    ::operator delete(packed_, std::align_val_t(kAlignment));
-    throw std::bad_alloc();
+  if (precision == Precision::kFloat32 && isa_->halves && all_halves(dims, weights)) {
+    precision_ = Precision::kHalf;
   }
+  packed_bytes_ = isa_->pack_decoder(dims_, weights, precision_, nullptr);
+  packed_ = static_cast<uint8_t*>(::operator new(packed_bytes_, std::align_val_t(kAlignment)));
+  isa_->pack_decoder(dims_, weights, precision_, packed_);
 }
 
 Decoder::~Decoder() { ::operator delete(packed_, std::align_val_t(kAlignment)); }

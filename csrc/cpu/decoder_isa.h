@@ -1,8 +1,10 @@
 // The attention decoder over the vectors of one vec_*.h, compiled once per instruction set. Products
 // and their packing are those of wavenet_isa.h, which is included before; its rules hold here too.
 //
-// All taps of a convolution are one product over [tap][channel], so that a step reads the weights as
-// one stream: that stream, not arithmetic, is what a step costs. Up to four utterances share it.
+// Reading the weights, not arithmetic, is what a step costs; a read is shared as widely as possible.
+// Up to four utterances share it. Of a lone utterance, steps share it: the tap that looks `age` steps
+// back is known for the next `age` steps, so an old tap's weights are read once for several of them.
+// Each step adds its taps oldest first, however many steps or utterances were taken together.
 #pragma once
 
 #include <stdlib.h>
@@ -14,34 +16,33 @@ using clonewave::DecoderStream;
 using clonewave::DecoderWeights;
 
 constexpr int kSlots = 4;
+constexpr int kAhead = 4;  // steps of one utterance that share a read of the oldest taps
 constexpr float kRootHalf = 0.70710678118654752f;
 
+// In the order of use: what a step depends on, then the past taps, oldest first.
 size_t pack_decoder(const DecoderDims& d, const DecoderWeights& w, Precision p, uint8_t* packed) {
   const int c = d.channels, taps = d.kernel_size;
-  const size_t layer = static_cast<size_t>(2 * c) * c * taps;
   Packer to{packed, 0};
   int width = d.mel;
   for (int i = 0; i < d.prenet_layers; width = d.prenet[i++]) {
     to.matrix(p, {w.prenet[i], d.prenet[i], width, width, 1});
   }
   to.matrix(p, {w.enter, c, width, width, 1});
-  float* by_tap = static_cast<float*>(malloc(layer * sizeof(float)));
-  for (int l = 0; by_tap && l < d.layers; ++l) {
-    for (size_t i = 0; i < layer; ++i) {
-      const size_t row = i / (c * taps), tap = i / c % taps, channel = i % c;
-      by_tap[i] = w.convs[layer * l + (row * c + channel) * taps + tap];
-    }
-    to.matrix(p, {by_tap, 2 * c, c * taps, c * taps, 1});
-  }
-  const bool failed = by_tap == nullptr;
-  free(by_tap);
+  const auto tap = [&](int layer, int t) {
+    const float* first = w.convs + static_cast<size_t>(layer) * 2 * c * c * taps + t;
+    to.matrix(p, {first, 2 * c, c, c * taps, taps});
+  };
+  for (int l = 0; l < d.layers; ++l) tap(l, taps - 1);
   to.matrix(p, {w.mel, d.mel, c, c, 1});
+  for (int t = 0; t + 1 < taps; ++t) {
+    for (int l = 0; l < d.layers; ++l) tap(l, t);
+  }
   to.floats(w.mel_bias, d.mel);
   to.floats(w.done, c);
   to.floats(&w.done_bias, 1);
   for (int i = 0; i < d.elapsed_rows; ++i) to.floats(w.elapsed + i * c, c);
   for (int l = 0; l < d.layers; ++l) to.floats(w.conv_bias + l * 2 * c, 2 * c);
-  return failed ? 0 : to.bytes;
+  return to.bytes;
 }
 
 // Where the vectors that follow the matrices lie.
@@ -75,13 +76,16 @@ inline float dot_product(const float* a, const float* b, int n) {
 // What one utterance needs while it runs.
 struct DecoderSlot {
   DecoderStream* io;
-  float* seen;   // [layers][kernel_size][C], inputs of each block, newest last
-  float* bias;   // [layers][2C], with the speaker
-  float* mixed;  // [2C]
-  float* x;      // [C]
-  float* mel;    // [M]
+  float* seen;          // [kernel_size][layers][C], inputs of the blocks, a ring over steps
+  Activation* encoded;  // [kernel_size][layers], the same
+  float* bias;          // [layers][2C], with the speaker
+  float* mixed;         // [kAhead][layers][2C], of this step and those after it
+  float* x;             // [C]
+  float* mel;           // [M]
   float* prenet[2];
-  uint8_t* encoded;
+  uint8_t* scratch;
+  int newest;     // place in the ring
+  int64_t ahead;  // steps since `mixed` was begun
   int64_t move;
 };
 
@@ -89,7 +93,7 @@ class DecoderRun {
  public:
   DecoderRun(const DecoderDims& d, const uint8_t* packed, size_t bytes)
       : d_(d), packed_(packed), tail_(decoder_tail(d, packed, bytes)) {
-    widest_ = d.mel;
+    widest_ = d.mel > d.channels ? d.mel : d.channels;
     for (int i = 0; i < d.prenet_layers; ++i) {
       if (d.prenet[i] > widest_) widest_ = d.prenet[i];
     }
@@ -97,22 +101,28 @@ class DecoderRun {
   ~DecoderRun() { free(block_); }
 
   bool reserve() {
-    const size_t c = d_.channels, taps = d_.layers * d_.kernel_size * c;
-    size_t encoded = (d_.kernel_size * c > static_cast<size_t>(widest_) ? d_.kernel_size * c : widest_);
-    const size_t floats = taps + d_.layers * 2 * c + 3 * c + d_.mel + 2 * widest_ + encoded;
-    block_ = malloc((kSlots * floats + 16) * sizeof(float));
+    const size_t c = d_.channels, inputs = d_.layers * d_.kernel_size;
+    const size_t mixed = d_.layers * 2 * c, wide = widest_;
+    const size_t entries = (inputs * sizeof(Activation) + 63) / 64 * 64;
+    const size_t floats = 2 * inputs * c + (1 + kAhead) * mixed + c + d_.mel + 3 * wide;
+    block_ = malloc(kSlots * (floats * sizeof(float) + entries) + 64);
     if (!block_) return false;
-    float* next = static_cast<float*>(block_);
-    next += (64 - reinterpret_cast<uintptr_t>(next) % 64) % 64 / sizeof(float);
+    uint8_t* next = static_cast<uint8_t*>(block_);
+    next += (64 - reinterpret_cast<uintptr_t>(next) % 64) % 64;
+    const auto take_floats = [&next](size_t n) {
+      float* at = reinterpret_cast<float*>(next);
+      next += n * sizeof(float);
+      return at;
+    };
     for (DecoderSlot& s : slots_) {
-      s.seen = next, next += taps;
-      s.bias = next, next += d_.layers * 2 * c;
-      s.mixed = next, next += 2 * c;
-      s.x = next, next += c;
-      s.mel = next, next += d_.mel;
-      s.prenet[0] = next, next += widest_;
-      s.prenet[1] = next, next += widest_;
-      s.encoded = reinterpret_cast<uint8_t*>(next), next += encoded;
+      s.encoded = reinterpret_cast<Activation*>(next), next += entries;
+      s.seen = take_floats(inputs * c);
+      uint8_t* storage = reinterpret_cast<uint8_t*>(take_floats(inputs * c));
+      for (size_t i = 0; i < inputs; ++i) s.encoded[i].storage = storage + i * c * sizeof(float);
+      s.bias = take_floats(mixed), s.mixed = take_floats(kAhead * mixed);
+      s.x = take_floats(c), s.mel = take_floats(d_.mel);
+      s.prenet[0] = take_floats(wide), s.prenet[1] = take_floats(wide);
+      s.scratch = reinterpret_cast<uint8_t*>(take_floats(wide));
     }
     return true;
   }
@@ -120,15 +130,19 @@ class DecoderRun {
   // An utterance that is done makes room for the next.
   template <Precision P>
   void run(DecoderStream* streams, int batch, int64_t steps) {
+    past_ = packed_ + bytes_of_critical<P>();
+    tap_bytes_ = bytes_of_matrix<P>(2 * d_.channels, d_.channels);
     DecoderSlot* active[kSlots];
     for (int i = 0; i < kSlots; ++i) active[i] = slots_ + i;
     int running = 0, next = 0;
     for (;;) {
+      const int before = running;
       for (; running < kSlots && next < batch; ++next) {
         streams[next].count = 0;
-        if (!*streams[next].finished && steps > 0) enter(*active[running++], streams[next]);
+        if (!*streams[next].finished && steps > 0) enter<P>(*active[running++], streams[next]);
       }
       if (running == 0) return;
+      if (running != before) restart(active, running);
       step_all<P>(active, running);
       for (int i = 0; i < running;) {
         DecoderSlot* s = active[i];
@@ -139,20 +153,44 @@ class DecoderRun {
         leave(*s);
         active[i] = active[--running];
         active[running] = s;
+        restart(active, running);
       }
     }
   }
 
  private:
+  // Others share a step from now on: nothing has been computed ahead.
+  void restart(DecoderSlot* const* s, int running) {
+    for (int i = 0; i < running; ++i) s[i]->ahead = 0;
+  }
+
+  int place(const DecoderSlot& s, int ago) const {
+    return (s.newest - ago + d_.kernel_size) % d_.kernel_size;
+  }
+
+  // Input of `layer`, `ago` steps before the newest.
+  size_t entry(const DecoderSlot& s, int ago, int layer) const {
+    return static_cast<size_t>(place(s, ago)) * d_.layers + layer;
+  }
+
+  // history is [layers][C][kernel_size - 1], newest last.
+  size_t in_history(int layer, int channel, int ago) const {
+    const int past = d_.kernel_size - 1;
+    return (static_cast<size_t>(layer) * d_.channels + channel) * past + past - 1 - ago;
+  }
+
+  template <Precision P>
   void enter(DecoderSlot& s, DecoderStream& io) {
-    const int c = d_.channels, taps = d_.kernel_size;
+    const int c = d_.channels;
     s.io = &io;
+    s.newest = 0;
     copy(s.mel, io.mel, d_.mel);
     for (int l = 0; l < d_.layers; ++l) {
-      for (int i = 0; i < c; ++i) {
-        for (int t = 0; t + 1 < taps; ++t) {
-          s.seen[(l * taps + t) * c + i] = io.history[(l * c + i) * (taps - 1) + t];
-        }
+      for (int ago = 0; ago + 1 < d_.kernel_size; ++ago) {
+        const size_t at = entry(s, ago, l);
+        float* seen = s.seen + at * c;
+        for (int i = 0; i < c; ++i) seen[i] = io.history[in_history(l, i, ago)];
+        encode<P>(seen, c, s.encoded[at]);
       }
       copy(s.bias + l * 2 * c, tail_.conv_bias + l * 2 * c, 2 * c);
       for (int i = 0; i < c; ++i) s.bias[l * 2 * c + i] += io.speaker[l * c + i];
@@ -160,15 +198,26 @@ class DecoderRun {
   }
 
   void leave(DecoderSlot& s) {
-    const int c = d_.channels, taps = d_.kernel_size;
+    const int c = d_.channels;
     for (int i = 0; i < d_.mel; ++i) s.io->mel[i] = s.mel[i];
     for (int l = 0; l < d_.layers; ++l) {
-      for (int i = 0; i < c; ++i) {
-        for (int t = 0; t + 1 < taps; ++t) {
-          s.io->history[(l * c + i) * (taps - 1) + t] = s.seen[(l * taps + t) * c + i];
-        }
+      for (int ago = 0; ago + 1 < d_.kernel_size; ++ago) {
+        const float* seen = s.seen + entry(s, ago, l) * c;
+        for (int i = 0; i < c; ++i) s.io->history[in_history(l, i, ago)] = seen[i];
       }
     }
+  }
+
+  template <Precision P>
+  size_t bytes_of_critical() const {
+    size_t bytes = 0;
+    int width = d_.mel;
+    for (int i = 0; i < d_.prenet_layers; width = d_.prenet[i++]) {
+      bytes += bytes_of_matrix<P>(d_.prenet[i], width);
+    }
+    bytes += bytes_of_matrix<P>(d_.channels, width);
+    bytes += d_.layers * bytes_of_matrix<P>(2 * d_.channels, d_.channels);
+    return bytes + bytes_of_matrix<P>(d_.mel, d_.channels);
   }
 
   template <Precision P>
@@ -185,7 +234,7 @@ class DecoderRun {
                          const float* const* from, float* const* to) {
     Activation a[N];
     for (int n = 0; n < N; ++n) {
-      a[n].storage = s[n]->encoded;
+      a[n].storage = s[n]->scratch;
       encode<P>(from[n], k, a[n]);
     }
     return matvec<P, N>(w, rows, k, a, to);
@@ -223,31 +272,77 @@ class DecoderRun {
     return product<P, N>(w, c, width, s, from, to);
   }
 
+  // Steps of a lone utterance for which the tap `age` steps back is taken together.
+  static int together(int age) { return age >= 4 ? 4 : age >= 2 ? 2 : 1; }
+
+  float* mixed(const DecoderSlot& s, int64_t step, int layer) const {
+    return s.mixed + (step % kAhead * d_.layers + layer) * 2 * d_.channels;
+  }
+
+  // Adds the tap `age` steps back to `count` steps of s[0], or to this step of each of N.
   template <Precision P, int N>
-  const uint8_t* block(const uint8_t* w, int layer, DecoderSlot* const* s) {
-    const int c = d_.channels, taps = d_.kernel_size;
-    const float* from[N];
+  void add_tap(const uint8_t* w, int age, int layer, DecoderSlot* const* s, bool steps) {
+    Activation a[N];
     float* to[N];
     for (int n = 0; n < N; ++n) {
-      float* seen = s[n]->seen + static_cast<size_t>(layer) * taps * c;
-      copy(seen + (taps - 1) * c, s[n]->x, c);
-      from[n] = seen;
-      to[n] = s[n]->mixed;
-      copy(to[n], s[n]->bias + layer * 2 * c, 2 * c);
+      const DecoderSlot& slot = steps ? *s[0] : *s[n];
+      const int later = steps ? n : 0;
+      a[n] = slot.encoded[entry(slot, age - 1 - later, layer)];
+      to[n] = mixed(slot, slot.ahead + later, layer);
     }
-    w = product<P, N>(w, 2 * c, taps * c, s, from, to);
+    matvec<P, N>(w, 2 * d_.channels, d_.channels, a, to);
+  }
+
+  void begin(DecoderSlot& s, int steps) {
+    const int size = 2 * d_.channels * d_.layers;
+    for (int i = 0; i < steps; ++i) copy(mixed(s, s.ahead + i, 0), s.bias, size);
+  }
+
+  // What the past adds to the blocks of this step, of a lone utterance to those after it too.
+  template <Precision P, int N>
+  void past(DecoderSlot* const* s) {
+    const uint8_t* w = past_;
+    const int oldest = d_.kernel_size - 1;
+    const int first = N == 1 && oldest > 0 ? together(oldest) : 1;
     for (int n = 0; n < N; ++n) {
-      const float* mixed = s[n]->mixed;
+      if (s[n]->ahead % first == 0) begin(*s[n], first);
+    }
+    for (int age = oldest; age > 0; --age) {
+      const int count = N == 1 ? together(age) : 1;
+      if (s[0]->ahead % count) {
+        w += d_.layers * tap_bytes_;
+        continue;
+      }
+      for (int layer = 0; layer < d_.layers; ++layer, w += tap_bytes_) {
+        if (count == 4) add_tap<P, 4>(w, age, layer, s, true);
+        if (count == 2) add_tap<P, 2>(w, age, layer, s, true);
+        if (count == 1) add_tap<P, N>(w, age, layer, s, false);
+      }
+    }
+  }
+
+  template <Precision P, int N>
+  const uint8_t* block(const uint8_t* w, int layer, DecoderSlot* const* s) {
+    const int c = d_.channels;
+    Activation a[N];
+    float* to[N];
+    for (int n = 0; n < N; ++n) {
+      const size_t at = entry(*s[n], 0, layer);
+      copy(s[n]->seen + at * c, s[n]->x, c);
+      encode<P>(s[n]->seen + at * c, c, s[n]->encoded[at]);
+      a[n] = s[n]->encoded[at];
+      to[n] = mixed(*s[n], s[n]->ahead, layer);
+    }
+    w = matvec<P, N>(w, 2 * c, c, a, to);
+    for (int n = 0; n < N; ++n) {
       float* x = s[n]->x;
       const Float one = splat(1), limit = splat(60);
       for (int j = 0; j < c; j += kWidth) {
-        const Float power = mul(load(mixed + c + j), splat(-1.4426950408889634f));
+        const Float power = mul(load(to[n] + c + j), splat(-1.4426950408889634f));
         const Float b = exp2_bounded(clamp(power, splat(-60), limit));
-        const Float gated = div(load(mixed + j), add(one, b));
+        const Float gated = div(load(to[n] + j), add(one, b));
         store(x + j, mul(add(load(x + j), gated), splat(kRootHalf)));
       }
-      float* seen = s[n]->seen + static_cast<size_t>(layer) * taps * c;
-      memmove(seen, seen + c, static_cast<size_t>(taps - 1) * c * sizeof(float));
     }
     return w;
   }
@@ -295,8 +390,12 @@ class DecoderRun {
 
   template <Precision P, int N>
   void step(DecoderSlot* const* s) {
+    past<P, N>(s);
     const uint8_t* w = prenet<P, N>(packed_, s);
-    for (int n = 0; n < N; ++n) s[n]->move = 0;
+    for (int n = 0; n < N; ++n) {
+      s[n]->newest = (s[n]->newest + 1) % d_.kernel_size;
+      s[n]->move = 0;
+    }
     for (int layer = 0; layer < d_.layers; ++layer) {
       w = block<P, N>(w, layer, s);
       const int which = d_.attention_of[layer];
@@ -306,6 +405,7 @@ class DecoderRun {
     float* to[N];
     for (int n = 0; n < N; ++n) {
       advance(*s[n]);
+      ++s[n]->ahead;
       from[n] = s[n]->x, to[n] = s[n]->mel;
       copy(to[n], tail_.mel_bias, d_.mel);
     }
@@ -315,6 +415,8 @@ class DecoderRun {
   const DecoderDims& d_;
   const uint8_t* packed_;
   const DecoderTail tail_;
+  const uint8_t* past_ = nullptr;
+  size_t tap_bytes_ = 0;
   int widest_;
   void* block_ = nullptr;
   DecoderSlot slots_[kSlots];
@@ -325,6 +427,9 @@ bool generate_decoder(const DecoderDims& d, const uint8_t* packed, size_t bytes,
   DecoderRun run(d, packed, bytes);
   if (!run.reserve()) return false;
   if (p == kF32) run.run<kF32>(streams, batch, steps);
+  if constexpr (kHalves) {
+    if (p == kF16) run.run<kF16>(streams, batch, steps);
+  }
   if (p == kBf16) run.run<kBf16>(streams, batch, steps);
   if (p == kS8) run.run<kS8>(streams, batch, steps);
   return true;

@@ -1,6 +1,7 @@
 // Compiled with the flags of isa_avx512.cpp and -mavx512vnni.
 #include "vec_avx512.h"
 #include "wavenet_isa.h"
+#include "split_isa.h"
 
 #include "decoder_isa.h"
 
@@ -9,5 +10,5 @@ static bool runs_here() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
-extern const clonewave::Isa kAvx512Vnni{"avx512_vnni", runs_here, pack, generate,
+extern const clonewave::Isa kAvx512Vnni{"avx512_vnni", runs_here, kHalves, pack, generate, lead, follow,
                                      pack_decoder, generate_decoder};

@@ -33,6 +33,9 @@ struct Packer {
   void element(Precision p, float v, float inverse_scale) {
     if (p == kF32) {
       put(&v, sizeof v);
+    } else if (p == kF16) {
+      const uint16_t half = clonewave::exact_half(v);
+      put(&half, sizeof half);
     } else if (p == kBf16) {
       uint32_t bits;
       memcpy(&bits, &v, sizeof bits);

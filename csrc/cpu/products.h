@@ -17,12 +17,13 @@ namespace {
 
 using clonewave::Precision;
 constexpr int kMaxChannels = clonewave::kMaxChannels;
-constexpr Precision kF32 = Precision::kFloat32, kBf16 = Precision::kBfloat16,
-                    kS8 = Precision::kInt8;
+constexpr Precision kF32 = Precision::kFloat32, kF16 = Precision::kHalf,
+                    kBf16 = Precision::kBfloat16, kS8 = Precision::kInt8;
 
-constexpr int group_of(Precision p) { return p == kF32 ? 1 : p == kBf16 ? 2 : kInt8Group; }
-constexpr int bytes_of(Precision p) { return p == kF32 ? 4 : p == kBf16 ? 2 : 1; }
-constexpr Precision head_of(Precision p) { return p == kF32 ? kF32 : kBf16; }
+constexpr bool exact(Precision p) { return p == kF32 || p == kF16; }
+constexpr int group_of(Precision p) { return exact(p) ? 1 : p == kBf16 ? 2 : kInt8Group; }
+constexpr int bytes_of(Precision p) { return p == kF32 ? 4 : p == kS8 ? 1 : 2; }
+constexpr Precision head_of(Precision p) { return exact(p) ? p : kBf16; }
 inline int row_vectors(int rows) { return (rows + kWidth - 1) / kWidth; }
 inline int smaller(int a, int b) { return a < b ? a : b; }
 
@@ -47,7 +48,7 @@ inline Int quantise(Activation& a, int i, Float v, Float inverse) {
 
 template <Precision P>
 inline void encode(const float* v, int n, Activation& a) {
-  if (P == kF32) {
+  if (exact(P)) {
     a.data = v;
   } else if (P == kBf16) {
     for (int i = 0; i < n; i += kWidth) {
@@ -93,11 +94,11 @@ inline void gate_all(const float* hidden, int channels, float* z, Activation& a)
   Int sum = int_zero();
   for (int i = 0; i < channels; i += kWidth) {
     const Float v = gate(load(hidden + i), load(hidden + channels + i));
-    if (P == kF32) store(z + i, v);
+    if (exact(P)) store(z + i, v);
     if (P == kBf16) store_bfloat16(reinterpret_cast<uint16_t*>(a.storage) + i, v);
     if (P == kS8) sum = int_add(sum, quantise(a, i, v, splat(127)));
   }
-  a.data = P == kF32 ? static_cast<const void*>(z) : a.storage;
+  a.data = exact(P) ? static_cast<const void*>(z) : a.storage;
   if (P == kS8) {
     a.scale = 1.0f / 127;
     finish_int8(a, sum);
@@ -105,7 +106,8 @@ inline void gate_all(const float* hidden, int channels, float* z, Activation& a)
 }
 
 inline Float dot(Float acc, const uint8_t* w, Int a, Precision p) {
-  return p == kF32 ? dot_float(acc, w, a) : dot_bfloat16(acc, w, a);
+  return p == kF32 ? dot_float(acc, w, a) : p == kF16 ? dot_half(acc, w, a)
+                                                      : dot_bfloat16(acc, w, a);
 }
 
 // Unrolled before anything else looks at them, the accumulators below become registers.
@@ -248,9 +250,20 @@ inline const uint8_t* matvec(const uint8_t* w, int rows, int k, const Activation
   return w;
 }
 
+// Bytes of a matrix in the stream.
+template <Precision P>
+inline size_t bytes_of_matrix(int rows, int k) {
+  const size_t stored = static_cast<size_t>(row_vectors(rows)) * kWidth;
+  return stored * k * bytes_of(P) + (P == kS8 ? stored * sizeof(float) : 0);
+}
+
+inline size_t bytes_of_vector(int floats) {
+  return static_cast<size_t>(row_vectors(floats)) * kWidth * sizeof(float);
+}
+
 inline const float* take(const uint8_t*& w, int floats) {
   const float* at = reinterpret_cast<const float*>(w);
-  w += static_cast<size_t>(row_vectors(floats)) * kWidth * sizeof(float);
+  w += bytes_of_vector(floats);
   return at;
 }
 

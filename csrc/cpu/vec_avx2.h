@@ -50,6 +50,7 @@ inline int32_t int_reduce(Int v) {
   s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4e));
   return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xb1)));
 }
+inline void relax() { _mm_pause(); }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 inline Int group(const void* activations, int g) {
@@ -59,6 +60,11 @@ inline Int group(const void* activations, int g) {
 }
 inline Float dot_float(Float acc, const uint8_t* w, Int a) {
   return fma(load(reinterpret_cast<const float*>(w)), _mm256_castsi256_ps(a), acc);
+}
+constexpr bool kHalves = true;
+inline Float dot_half(Float acc, const uint8_t* w, Int a) {
+  const __m128i halves = _mm_load_si128(reinterpret_cast<const __m128i*>(w));
+  return fma(_mm256_cvtph_ps(halves), _mm256_castsi256_ps(a), acc);
 }
 inline Float dot_bfloat16(Float acc, const uint8_t* w, Int a) {
   const Int high = int_splat(static_cast<int32_t>(0xffff0000u));

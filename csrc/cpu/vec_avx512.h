@@ -38,6 +38,7 @@ inline Int int_sub(Int a, Int b) { return _mm512_sub_epi32(a, b); }
 inline int32_t int_reduce(Int v) { return _mm512_reduce_add_epi32(v); }
 inline Int to_int(Float v) { return _mm512_cvtps_epi32(v); }
 inline Float to_float(Int v) { return _mm512_cvtepi32_ps(v); }
+inline void relax() { _mm_pause(); }
 inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
 
 // A group of activations is 4 bytes: one float, two bfloat16, two int16 or four int8.
@@ -49,6 +50,12 @@ inline Int group(const void* activations, int g) {
 
 inline Float dot_float(Float acc, const uint8_t* w, Int a) {
   return fma(_mm512_load_ps(w), _mm512_castsi512_ps(a), acc);
+}
+
+constexpr bool kHalves = true;
+inline Float dot_half(Float acc, const uint8_t* w, Int a) {
+  const __m256i halves = _mm256_load_si256(reinterpret_cast<const __m256i*>(w));
+  return fma(_mm512_cvtph_ps(halves), _mm512_castsi512_ps(a), acc);
 }
 
 #ifdef __AVX512BF16__

@@ -91,6 +91,7 @@ inline int32_t int_reduce(Int v) {
   for (int i = 0; i < kWidth; ++i) s += v.v[i];
   return s;
 }
+inline void relax() {}
 inline void prefetch(const void*) {}
 
 inline Int group(const void* activations, int g) {
@@ -101,6 +102,8 @@ inline Int group(const void* activations, int g) {
 inline Float dot_float(Float acc, const uint8_t* w, Int a) {
   return fma(load(reinterpret_cast<const float*>(w)), splat(from_bits(a.v[0])), acc);
 }
+constexpr bool kHalves = false;  // converting them costs more than it saves
+inline Float dot_half(Float acc, const uint8_t*, Int) { return acc; }
 inline Float dot_bfloat16(Float acc, const uint8_t* w, Int a) {
   uint32_t weights[kWidth];
   memcpy(weights, w, sizeof weights);

@@ -64,17 +64,21 @@ class Generator {
   void run() {
     for (int64_t t = 0; t < steps_; ++t) {
       step(t);
-      for (int n = 0; n < N; ++n) {
-        ++*s_[n].step;
-        if (++in_frame_[n] == d_.band_steps_per_frame) {
-          in_frame_[n] = 0;
-          local_[n] += static_cast<size_t>(d_.layers) * 2 * r_;
-        }
+      advance();
+    }
+  }
+
+ protected:
+  void advance() {
+    for (int n = 0; n < N; ++n) {
+      ++*s_[n].step;
+      if (++in_frame_[n] == d_.band_steps_per_frame) {
+        in_frame_[n] = 0;
+        local_[n] += static_cast<size_t>(d_.layers) * 2 * r_;
       }
     }
   }
 
- private:
   float* slot(int n, int layer, int64_t ring) const {
     const int64_t dilation = d_.dilations[layer], step = *s_[n].step;
     const bool power = (dilation & (dilation - 1)) == 0;
@@ -156,7 +160,8 @@ class Generator {
     }
   }
 
-  void step(int64_t t) {
+  // The input convolution; returns the weights of the layers.
+  const uint8_t* begin() {
     const uint8_t* w = packed_;
     const float* skip_bias = take(w, d_.skip_channels);
     for (int n = 0; n < N; ++n) {
@@ -164,8 +169,11 @@ class Generator {
       copy(work_.skip[n], skip_bias, d_.skip_channels);
       work_.now[n].data = s_[n].last;
     }
-    w = matvec<kF32, N>(w, r_, 2 * d_.bands, work_.now, work_.x);
-    head(layers(w));
+    return matvec<kF32, N>(w, r_, 2 * d_.bands, work_.now, work_.x);
+  }
+
+  void step(int64_t t) {
+    head(layers(begin()));
     for (int n = 0; n < N; ++n) sample(n, t);
   }
 
@@ -191,6 +199,9 @@ void generate_all(const WaveNetDims& d, const uint8_t* packed, const WaveNetStre
 void generate(const WaveNetDims& d, const uint8_t* packed, Precision precision,
               const WaveNetStream* s, int batch, int64_t steps) {
   if (precision == kF32) generate_all<kF32>(d, packed, s, batch, steps);
+  if constexpr (kHalves) {
+    if (precision == kF16) generate_all<kF16>(d, packed, s, batch, steps);
+  }
   if (precision == kBf16) generate_all<kBf16>(d, packed, s, batch, steps);
   if (precision == kS8) generate_all<kS8>(d, packed, s, batch, steps);
 }

@@ -10,6 +10,7 @@ Against the paper, because the training speech comes with alignments and is only
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -20,7 +21,11 @@ from torch.nn import functional as F
 from engine import kernels
 from engine.config import AcousticConfig
 from engine.kernels import Decoder, DecoderInputs, DecoderWeights
+from engine.models.harmonics import Harmonics
 from engine.models.layers import Conv1dGLU, SpeakerBias, denormalise_mel, normalise_mel
+
+REHEARSALS = 2
+PITCH_HZ = 150.0
 
 
 class Encoded(NamedTuple):
@@ -31,6 +36,14 @@ class Encoded(NamedTuple):
     lengths: Tensor  # [batch] int64
 
 
+class Converted(NamedTuple):
+    """Normalised mels, [batch, n_mels, frames], and the pitch that the converter expects."""
+
+    decoder_mel: Tensor
+    mel: Tensor
+    pitch: Tensor | None  # [batch, 2, frames]: octaves from PITCH_HZ, voice above 0
+
+
 class Predicted(NamedTuple):
     """Teacher-forced outputs."""
 
@@ -38,6 +51,7 @@ class Predicted(NamedTuple):
     mel: Tensor  # [batch, n_mels, frames], after the converter
     done: Tensor  # [batch, decoder_steps] logits
     scores: Tensor  # [attention layers, batch, decoder_steps, window]
+    pitch: Tensor | None  # as in Converted
 
 
 class Generated(NamedTuple):
@@ -128,6 +142,15 @@ class Acoustic(nn.Module):
                       speaker_dim=c.speaker_dim)
             for _ in range(c.converter_layers)
         )  # fmt: skip
+        if c.pitch:
+            self.pitch_block = Conv1dGLU(
+                c.converter_channels, c.kernel_size, causal=False, dropout=c.dropout,
+                speaker_dim=c.speaker_dim,
+            )  # fmt: skip
+            self.pitch_out = nn.Conv1d(c.converter_channels, 2, 1)
+            self.harmonics = Harmonics(c.audio)
+            self.pitch_in = nn.Conv1d(c.audio.n_mels + 2, c.converter_channels, 1)
+            nn.init.normal_(self.pitch_in.weight, std=0.01)
         self.refine = nn.Conv1d(c.converter_channels, c.audio.n_mels, 1)
         nn.init.normal_(self.refine.weight, std=0.01)
 
@@ -187,11 +210,14 @@ class Acoustic(nn.Module):
                 scores.append(score)
         return x, torch.stack(scores)
 
-    def convert(self, hidden: Tensor, frames: Tensor, speaker: Tensor) -> tuple[Tensor, Tensor]:
-        """Decoder hidden states [batch, steps, C] -> (decoder_mel, mel), normalised.
+    def convert(
+        self, hidden: Tensor, frames: Tensor, speaker: Tensor, pitch: Tensor | None = None
+    ) -> Converted:
+        """Decoder hidden states [batch, steps, C] -> mels.
 
         Args:
             frames: [batch] true frames of each utterance; what lies beyond never reaches them.
+            pitch: [batch, frames] Hz, 0 = unvoiced; None: what the converter itself expects.
         """
         batch, steps, _ = hidden.shape
         r = self.config.reduction_factor
@@ -200,15 +226,28 @@ class Acoustic(nn.Module):
         inside = torch.arange(steps * r, device=hidden.device) < frames[:, None]
         mask = inside.unsqueeze(1)
         x = per_frame(self.spread(hidden)) * mask
+        expected = None
+        if self.config.pitch:
+            expected = self.pitch_out(self.pitch_block(x, speaker) * mask).float()
+            if pitch is None:
+                pitch = PITCH_HZ * 2 ** expected[:, 0] * (expected[:, 1] > 0)
+            x = (x + self._shown(pitch)) * mask
         for block in self.converter:
             x = block(x, speaker) * mask
-        return decoder_mel, decoder_mel + self.refine(x)
+        return Converted(decoder_mel, decoder_mel + self.refine(x), expected)
+
+    def _shown(self, pitch: Tensor) -> Tensor:
+        """What the converter gets to know of pitch [batch, frames] Hz."""
+        voiced = (pitch > 0).float()
+        octaves = torch.log2(torch.where(pitch > 0, pitch, PITCH_HZ) / PITCH_HZ)
+        known = torch.stack([octaves, voiced], dim=1)
+        return self.pitch_in(torch.cat([self.harmonics(pitch), known], dim=1))
 
     def forward(
         self, text_ids: Tensor, lengths: Tensor, mel: Tensor, frames: Tensor, path: Tensor,
-        speaker_embedding: Tensor,
+        speaker_embedding: Tensor, self_fed: Tensor | None = None, pitch: Tensor | None = None,
     ) -> Predicted:  # fmt: skip
-        """Teacher-forced pass.
+        """Pass over a known path, all steps at once.
 
         Args:
             text_ids: [batch, symbols]; lengths: [batch].
@@ -216,6 +255,10 @@ class Acoustic(nn.Module):
             frames: [batch] true frames.
             path: [batch, decoder_steps] true attended symbol; rises by at most window - 1 a step.
             speaker_embedding: [batch, speaker_dim].
+            self_fed: [batch] bool, utterances whose decoder hears its own mel in place of the
+                true one, as it will when it speaks: `REHEARSALS` passes without gradient come
+                close to that without a loop over steps.
+            pitch: [batch, frames] Hz, 0 = unvoiced; None: what the converter expects.
         """
         r = self.config.reduction_factor
         encoded = self.encode(text_ids, lengths, speaker_embedding)
@@ -223,13 +266,30 @@ class Acoustic(nn.Module):
         grouped = grouped.reshape(mel.shape[0], -1, r * self.config.audio.n_mels)
         before = F.pad(grouped, (0, 0, 1, 0))[:, :-1]
         position = F.pad(path, (1, 0))[:, :-1]
-        hidden, scores = self.decode(
-            before, position, elapsed_steps(position), encoded, speaker_embedding
-        )
-        decoder_mel, refined = self.convert(hidden, frames, speaker_embedding)
+        elapsed = elapsed_steps(position)
+        if self_fed is not None:
+            inputs = (position, elapsed, encoded, speaker_embedding)
+            before = self._rehearse(before, self_fed, lambda mel: self.decode(mel, *inputs)[0])
+        hidden, scores = self.decode(before, position, elapsed, encoded, speaker_embedding)
+        made = self.convert(hidden, frames, speaker_embedding, pitch)
         as_log = lambda m: denormalise_mel(m.float(), self.config.audio)  # noqa: E731
         done = self.done(hidden).squeeze(-1).float()
-        return Predicted(as_log(decoder_mel), as_log(refined), done, scores)
+        return Predicted(as_log(made.decoder_mel), as_log(made.mel), done, scores, made.pitch)
+
+    def _rehearse(
+        self, before: Tensor, self_fed: Tensor, hear: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """`before` [batch, steps, r * n_mels] with the decoder's own mel where `self_fed`."""
+        device = before.device.type
+        # autocast would keep weights it cast without gradient and use them in the pass that has one
+        cast = torch.autocast(
+            device, enabled=torch.is_autocast_enabled(device), cache_enabled=False
+        )
+        with torch.no_grad(), cast:
+            for _ in range(REHEARSALS):
+                own = F.pad(self.mel_out(hear(before)), (0, 0, 1, 0))[:, :-1].to(before.dtype)
+                before = torch.where(self_fed[:, None, None], own, before)
+        return before
 
     def decoder_weights(self) -> DecoderWeights:
         """Weights in the layout of `kernels.decoder_generate`."""
@@ -288,20 +348,27 @@ class Acoustic(nn.Module):
             speaker_embedding: [batch, speaker_dim].
             network: what `network()` returned, to prepare it once for many calls.
         """
-        c = self.config
         inputs = self.fold(self.encode(text_ids, lengths, speaker_embedding), speaker_embedding)
         network = network or self.network()
-        limit = c.max_hold * int(lengths.max())
+        limit = self.config.max_hold * text_ids.shape[1]
         hidden, path, steps = kernels.decoder_generate(
             inputs, network, limit, network.state(len(text_ids)), backend=backend
         )
+        return Generated(self.mel(hidden, steps, speaker_embedding), path, steps)
+
+    def mel(self, hidden: Tensor, steps: Tensor, speaker_embedding: Tensor) -> Tensor:
+        """Log-mel [batch, n_mels, frames] of decoder states [batch, steps, C].
+
+        What lies beyond an utterance's `steps` [batch] never reaches its own frames.
+        """
+        c = self.config
         frames = steps * c.reduction_factor
-        _, mel = self.convert(hidden, frames, speaker_embedding)
+        mel = self.convert(hidden, frames, speaker_embedding).mel
         if c.sharpening != 1:
             inside = (torch.arange(mel.shape[-1], device=mel.device) < frames[:, None]).unsqueeze(1)
             mean = (mel * inside).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True)
             mel = mean + c.sharpening * (mel - mean)
-        return Generated(denormalise_mel(mel, c.audio), path, steps)
+        return denormalise_mel(mel, c.audio)
 
 
 def elapsed_steps(position: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -20,15 +22,20 @@ def denormalise_mel(mel: Tensor, audio: AudioConfig) -> Tensor:
     return mel * audio.mel_std + audio.mel_mean
 
 
-def log_mel(samples: Tensor, audio: AudioConfig, backend: str = "auto") -> Tensor:
-    """Log-mel [batch, n_mels, frames] of samples [batch, samples] by the shared convention."""
+@lru_cache
+def _mel_tables(audio: AudioConfig, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Filterbank and window on a device."""
     filterbank = kernels.mel_filterbank(
         audio.sample_rate, audio.n_fft, audio.n_mels, audio.f_min, audio.f_max
     )
-    window = torch.hann_window(audio.win_length, device=samples.device)
+    return filterbank.to(device), torch.hann_window(audio.win_length, device=device)
+
+
+def log_mel(samples: Tensor, audio: AudioConfig, backend: str = "auto") -> Tensor:
+    """Log-mel [batch, n_mels, frames] of samples [batch, samples] by the shared convention."""
+    filterbank, window = _mel_tables(audio, samples.device)
     return kernels.log_mel(
-        samples, filterbank.to(samples.device), window, audio.hop_length, audio.log_floor,
-        backend=backend,
+        samples, filterbank, window, audio.hop_length, audio.log_floor, backend=backend
     )
 
 

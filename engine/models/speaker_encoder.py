@@ -56,6 +56,10 @@ class SpeakerEncoder(nn.Module):
         """
         batch, count = present.shape
         pooled = self.pool(mel.flatten(0, 1), frames.flatten()).view(batch, count, -1)
+        return self.embed(pooled, present)
+
+    def embed(self, pooled: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        """As `forward`, from what `pool` gave: [batch, cloning_samples, channels]."""
         weights = self.attend(pooled, present)
         mixed = (weights.unsqueeze(-1) * self.out(pooled).float()).sum(1)
         scale = self.config.speaker_dim**0.5

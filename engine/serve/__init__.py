@@ -1,0 +1,1 @@
+"""Serving: scheduler, HTTP, Wyoming, bulk. The only package that may need the serve extra."""
