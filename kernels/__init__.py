@@ -4,7 +4,7 @@ Every op takes `backend=`: "auto" picks the fastest that can run the call, a nam
 raises `BackendUnavailable`.
 """
 
-from engine.kernels import native, native_decoder, reference, reference_decoder
+from engine.kernels import native, native_decoder, reference, reference_decoder, triton_backend
 from engine.kernels.dispatch import ORDER, BackendUnavailable, Impl, Op, accepts_everything
 from engine.kernels.filters import mel_filterbank, pqmf_filters
 from engine.kernels.native import isas
@@ -31,20 +31,39 @@ def _op(name: str, **impls: Impl) -> Op:
     return Op(name, {**impls, "reference": definition})
 
 
-log_mel = _op("log_mel")
+log_mel = _op("log_mel", triton=triton_backend.implementation("triton_log_mel", "log_mel"))
 pqmf_analysis = _op("pqmf_analysis")
-pqmf_synthesis = _op("pqmf_synthesis", cpp=Impl(native.pqmf_synthesis, native.pqmf_why_not))
+pqmf_synthesis = _op(
+    "pqmf_synthesis",
+    triton=triton_backend.implementation("triton_filters", "pqmf_synthesis"),
+    cpp=Impl(native.pqmf_synthesis, native.pqmf_why_not),
+)
 lpc_analysis = _op("lpc_analysis")
-lpc_synthesis = _op("lpc_synthesis", cpp=Impl(native.lpc_synthesis, native.lpc_why_not))
+lpc_synthesis = _op(
+    "lpc_synthesis",
+    triton=triton_backend.implementation("triton_filters", "lpc_synthesis"),
+    cpp=Impl(native.lpc_synthesis, native.lpc_why_not),
+)
 gated_activation = _op("gated_activation")
-gaussian_noise = _op("gaussian_noise", cpp=Impl(native.gaussian_noise, native.noise_why_not))
-stream_noise = _op("stream_noise", cpp=Impl(native.stream_noise, native.stream_noise_why_not))
+gaussian_noise = _op(
+    "gaussian_noise",
+    triton=triton_backend.implementation("triton_filters", "gaussian_noise"),
+    cpp=Impl(native.gaussian_noise, native.noise_why_not),
+)
+stream_noise = _op(
+    "stream_noise",
+    triton=triton_backend.implementation("triton_filters", "stream_noise"),
+    cpp=Impl(native.stream_noise, native.stream_noise_why_not),
+)
 wavenet_generate = _op(
-    "wavenet_generate", cpp=Impl(native.wavenet_generate, native.wavenet_why_not)
+    "wavenet_generate",
+    triton=triton_backend.implementation("triton_wavenet", "wavenet_generate"),
+    cpp=Impl(native.wavenet_generate, native.wavenet_why_not),
 )
 decoder_generate = Op(
     "decoder_generate",
     {
+        "triton": triton_backend.implementation("triton_decoder", "decoder_generate"),
         "cpp": Impl(native_decoder.decoder_generate, native_decoder.why_not),
         "reference": Impl(reference_decoder.decoder_generate, accepts_everything),
     },
@@ -55,6 +74,7 @@ def backends() -> dict[str, str | None]:
     """Every backend, fastest first: None if it can run something here, else the reason."""
     absent = "no op has this backend"
     reasons: dict[str, str | None] = dict.fromkeys(ORDER, absent)
+    reasons["triton"] = triton_backend.why_not()
     reasons["cpp"] = native.why_not()
     reasons["reference"] = None
     return reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from engine.kernels.reference import WaveNet, WaveNetState
 from engine.kernels.reference_decoder import Decoder, DecoderInputs, DecoderState
 from torch import Tensor
@@ -71,6 +72,27 @@ def check_gaussian_noise(
     _require(0 <= stream < 2**32, f"stream {stream}: need 32 bits, unsigned")
     _require(0 <= first_step < 2**62, f"first_step {first_step}: need 0 or more")
     _require(band_steps >= 0 and bands > 0, f"{band_steps} steps of {bands} bands")
+
+
+def check_stream_noise(
+    seeds: Tensor, streams: Tensor, first_steps: Tensor, band_steps: int, bands: int
+) -> None:
+    """One int64 counter of each kind for every stream."""
+    for name, part in (("seeds", seeds), ("streams", streams), ("first_steps", first_steps)):
+        _require(part.dtype == torch.int64, f"{name} is {part.dtype}, need int64")
+        _require_shape(name, part, (seeds.shape[0] if seeds.dim() else 1,))
+    _require(band_steps >= 0 and bands > 0, f"{band_steps} steps of {bands} bands")
+
+
+def check_log_mel(samples: Tensor, filterbank: Tensor, window: Tensor, hop_length: int) -> None:
+    """Filterbank and window agree; there is enough to mirror at both ends."""
+    _require(samples.dim() == 2, "samples: need [batch, samples]")
+    _require(window.dim() == 1, "window: need [n_fft]")
+    n_fft = window.shape[0]
+    _require_shape("filterbank", filterbank, (filterbank.shape[0], n_fft // 2 + 1))
+    _require(1 <= hop_length <= n_fft, f"hop_length {hop_length}: 1 to {n_fft}")
+    need = (n_fft - hop_length) // 2
+    _require(samples.shape[1] > need, f"{samples.shape[1]} samples: need more than {need}")
 
 
 def check_decoder_generate(

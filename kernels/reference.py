@@ -197,6 +197,9 @@ class WaveNet:
         isa: instruction set of the cpp backend, a key of `kernels.isas()`; "auto" = the fastest.
         cores: 2 lets the cpp backend use a second core, where one is idle, for a call of one
             stream: faster by half, the same bits.
+        streams_per_program: of the triton backend: 16 share each pass over the weights on tensor
+            cores; 1 is by plain sums, as float32 always is. The two round differently, so a network
+            keeps to one whatever the batch.
     Raises:
         ValueError: unknown precision, not one dilation per layer, or another number of cores.
     """
@@ -207,12 +210,15 @@ class WaveNet:
     precision: str = "float32"
     isa: str = "auto"
     cores: int = 1
+    streams_per_program: int = 16
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}: one of {PRECISIONS}")
         if self.cores not in (1, 2):
             raise ValueError(f"cores {self.cores}: 1 or 2")
+        if self.streams_per_program not in (1, 16):
+            raise ValueError(f"streams_per_program {self.streams_per_program}: 1 or 16")
         if len(self.dilations) != self.weights.gates.shape[0] or min(self.dilations) < 1:
             raise ValueError(f"dilations {self.dilations}: need one, at least 1, for every layer")
         if self.band_steps_per_frame < 1:

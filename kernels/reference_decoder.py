@@ -74,6 +74,7 @@ class Decoder:
         precision: of weights and matrix inputs in compiled backends: "float32", "bfloat16" or
             "int8". The reference always computes in the dtype of the weights.
         isa: instruction set of the cpp backend, a key of `kernels.isas()`; "auto" = the fastest.
+        utterances_per_program: of the triton backend; as WaveNet's `streams_per_program`.
     Raises:
         ValueError: unknown precision, no such layer, or a window or hold below 1.
     """
@@ -84,10 +85,13 @@ class Decoder:
     max_hold: int
     precision: str = "float32"
     isa: str = "auto"
+    utterances_per_program: int = 16
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision {self.precision!r}: one of {PRECISIONS}")
+        if self.utterances_per_program not in (1, 16):
+            raise ValueError(f"utterances_per_program {self.utterances_per_program}: 1 or 16")
         layers = range(len(self.weights.convs))
         listed = self.attention_layers
         if len(set(listed)) != len(listed) or not set(listed) <= set(layers):
