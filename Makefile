@@ -13,7 +13,7 @@ NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 PEOPLE ?= people
-.PHONY: help demo quality samples test lint types wheel bench gpu sanitize clean
+.PHONY: help demo quality samples test lint types wheel bench gpu sanitize load soak clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -80,6 +80,14 @@ quality: $(VENV)/.dev  ## measure the shipped weights on PEOPLE=folder, write do
 
 samples: $(VENV)/.dev  ## docs/samples/index.html: originals and clones to hear
 	$(BIN)/clonewave samples docs/samples/people -o docs/samples
+
+load: $(VENV)/.dev  ## open-loop load at 1, 2 and 4 times the capacity; bench/results/load.json
+	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --output bench/results/load.json
+
+# 10,000 lines and 50 kills, then half an hour of mixed load: memory must not grow by 100 MB.
+soak: $(VENV)/.dev  ## bulk runs killed 50 times, then 30 minutes of load; bench/results/soak.json
+	CLONEWAVE_KILLS=50 CLONEWAVE_LINES=10000 $(BIN)/pytest -q -s tests/test_batch.py -k kills
+	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --soak --seconds 1800 --output bench/results/soak.json
 
 clean:  ## remove everything that the other targets made
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks
