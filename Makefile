@@ -13,7 +13,7 @@ NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 PEOPLE ?= people
-.PHONY: help demo quality samples test lint types wheel bench gpu sanitize load soak clean
+.PHONY: help demo quality samples test lint types wheel bench gpu sanitize load soak fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -30,7 +30,7 @@ $(VENV)/.core: $(VENV)/.tools pyproject.toml $(NATIVE)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(PIP) --no-build-isolation -e '.[dev,train,eval]'
+	$(PIP) --no-build-isolation -e '.[dev,train,eval,serve]'
 	$(PIP) --no-deps Resemblyzer  # its webrtcvad is replaced by webrtcvad-wheels
 	@touch $@
 
@@ -88,6 +88,9 @@ load: $(VENV)/.dev  ## open-loop load at 1, 2 and 4 times the capacity; bench/re
 soak: $(VENV)/.dev  ## bulk runs killed 50 times, then 30 minutes of load; bench/results/soak.json
 	CLONEWAVE_KILLS=50 CLONEWAVE_LINES=10000 $(BIN)/pytest -q -s tests/test_batch.py -k kills
 	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --soak --seconds 1800 --output bench/results/soak.json
+
+fuzz: $(VENV)/.dev  ## long runs against the server's parts; counts go to bench/results
+	PYTHONPATH=. $(BIN)/python bench/fuzz.py all
 
 clean:  ## remove everything that the other targets made
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks

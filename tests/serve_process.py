@@ -6,10 +6,9 @@ Forked, because a start of Python with torch takes longer than all the rest.
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-from serving import Speaker
+from serving import Slow
 from sounds import talk
 from tiny import make_weights
 
@@ -18,14 +17,6 @@ from engine.serve.app import build_app
 from engine.serve.scheduler import Scheduler
 from engine.serve.server import serve
 from engine.serve.settings import Settings
-
-
-class Slow(Speaker):
-    """A few ms a step, so that a sentence takes a while."""
-
-    def step(self, streams, frames):
-        time.sleep(0.004)
-        return super().step(streams, frames)
 
 
 def run(engine: Engine, port: int, lag: float) -> int:

@@ -5,6 +5,7 @@ import contextlib
 import io
 import socket
 import threading
+import time
 from dataclasses import replace
 
 import httpx
@@ -28,6 +29,14 @@ class Speaker(FakeDevice):
 
     def embedding(self, voice):
         return round(float(abs(voice.embedding[0])), 2)
+
+
+class Slow(Speaker):
+    """A few ms a step, so that a sentence takes a while."""
+
+    def step(self, streams, frames):
+        time.sleep(0.004)
+        return super().step(streams, frames)
 
 
 def make_app(engine, folder, device=None, queue=None, **options):

@@ -10,7 +10,7 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from serving import CONSENT, make_app, recording, running, wait_until
+from serving import CONSENT, Slow, make_app, recording, running, wait_until
 from tiny import make_weights
 from websockets.sync.client import connect
 
@@ -18,6 +18,7 @@ from engine import Engine, Voice
 from engine.serve.settings import Limits
 
 TEXT = "The first sentence. The second sentence. And the third one, which ends it."
+LONG = "This goes on and on for quite a while, as texts sometimes do. " * 40  # 4 s and more
 QUICK = Limits(header_s=0.5, body_idle_s=0.5, keep_alive_s=1.0, requests_per_minute=0)
 
 
@@ -32,7 +33,9 @@ def engine(tmp_path_factory):
 @pytest.fixture
 def served(engine, tmp_path):
     """(port, app, device) of a server on the loopback."""
-    app, device = make_app(engine, tmp_path / "voices", limits=QUICK, drain_lag_s=0.0)
+    app, device = make_app(
+        engine, tmp_path / "voices", Slow(), limits=QUICK, drain_lag_s=0.0, drain_s=5.0
+    )
     with running(app) as port:
         yield port, app, device
 
@@ -77,7 +80,7 @@ def test_curl_gets_a_wav(served, tmp_path):
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_client_that_goes_away_stops_the_work(served, stream):
     port, app, device = served
-    body = json.dumps({"input": "endless " * 5, "stream": stream, "response_format": "pcm"})
+    body = json.dumps({"input": LONG, "stream": stream, "response_format": "pcm"})
     with socket.create_connection(("127.0.0.1", port)) as raw:
         raw.sendall(
             b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\n"
@@ -93,11 +96,11 @@ def test_a_client_that_goes_away_stops_the_work(served, stream):
 
 def test_a_reader_that_stands_still_is_dropped(engine, tmp_path):
     limits = Limits(write_stall_s=0.3, requests_per_minute=0)
-    app, device = make_app(engine, tmp_path / "voices", limits=limits)
+    app, device = make_app(engine, tmp_path / "voices", Slow(), limits=limits, drain_s=5.0)
     with running(app) as port, socket.socket() as raw:
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", port))
-        body = b'{"input": "endless", "response_format": "wav"}'
+        body = json.dumps({"input": LONG, "response_format": "wav"}).encode()
         raw.sendall(
             b"POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json"
             b"\r\nContent-Length: " + str(len(body)).encode() + b"\r\n\r\n" + body
@@ -251,7 +254,7 @@ def test_a_bad_message_is_an_error_and_the_session_goes_on(served, message):
 def test_a_websocket_that_goes_away_stops_the_work(served):
     port, _, device = served
     with connect(f"ws://127.0.0.1:{port}/v1/audio/speech/stream") as socket:
-        socket.send(json.dumps({"type": "input.text", "text": "endless and so on. "}))
+        socket.send(json.dumps({"type": "input.text", "text": LONG}))
         socket.send(json.dumps({"type": "input.text", "text": "The next one begins here."}))
         wait_until(lambda: device.streams)
         socket.close()
@@ -260,7 +263,7 @@ def test_a_websocket_that_goes_away_stops_the_work(served):
 
 def test_a_hundred_clients_that_leave_at_random_leak_nothing(served):
     port, app, device = served
-    body = json.dumps({"input": "endless", "response_format": "pcm"}).encode()
+    body = json.dumps({"input": LONG, "response_format": "pcm"}).encode()
     rng = np.random.default_rng(0)
 
     def one(bytes_read):
