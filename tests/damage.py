@@ -86,7 +86,8 @@ def bombs():
     for container, subtype in (("AIFF", "PCM_16"), ("CAF", "PCM_16"), ("AU", "ULAW"),
                                ("W64", "PCM_16"), ("AVR", "PCM_16"), ("WAV", "IMA_ADPCM"),
                                ("WAV", "MS_ADPCM"), ("WAV", "GSM610"), ("WAV", "ULAW"),
-                               ("WAV", "DOUBLE"), ("VOC", "PCM_16"), ("RF64", "PCM_16")):  # fmt: skip
+                               ("WAV", "DOUBLE"), ("VOC", "PCM_16"), ("RF64",
+    "PCM_16")):  # fmt: skip
         yield f"{container} {subtype}", sound(container, subtype, rate=8_000)
     for value in (np.nan, np.inf, 1e30):
         file = io.BytesIO()
@@ -107,14 +108,19 @@ def _patched(data, at, layout, value):
 
 
 ALPHABETS = (
-    "abc def, ghi. JKL! 123 4.5 $6 7%", "\u202e\u200b\u200f\ufeff\u2066 אבגد ", "\0\x01\x1b\x7f\x85\r\n\t",
-    "👩‍👩‍👧🏽‍♀️🇬🇧", "àéîõü ßœ", "漢字かな한글", "<>&{}[]()/\\%|~^`'\"", "\u0301\u0302\u0489", "𝔞𝕓𝖈①½Ⅳ",
+    "abc def, ghi. JKL! 123 4.5 $6 7%",
+    "\u202e\u200b\u200f\ufeff\u2066 אבגد ", "\0\x01\x1b\x7f\x85\r\n\t",
+    "👩‍👩‍👧🏽‍♀️🇬🇧", "àéîõü ßœ", "漢字かな한글",
+    "<>&{}[]()/\\%|~^`'\"", "\u0301\u0302\u0489", "𝔞𝕓𝖈①½Ⅳ",
 )
 PIECES = (
     "<speak><break time='999999s'/></speak>", "<!DOCTYPE a [<!ENTITY b 'c'>]>&b;", "{HH AH0 L OW1}",
-    "{", "}}", " / ", " % ", "http://a.b/c?d=e#f", "1" * 400, "9" * 20 + "th", "$" * 50, "1/2/3/4/5",
-    "12:34:56:78", "A.B.C.D.", "...", "?!?!", "é" * 100, "Mr. Dr. St. ", "\n\n\n", "-" * 100, "a" * 300,
-    "../../etc/passwd", "%s%n%x", "${jndi:ldap://x}", "'; DROP TABLE voices; --", "\ud800", "\ud83d",
+    "{", "}}", " / ", " % ", "http://a.b/c?d=e#f", "1" * 400, "9" * 20 + "th",
+    "$" * 50, "1/2/3/4/5",
+    "12:34:56:78", "A.B.C.D.", "...", "?!?!", "é" * 100, "Mr. Dr. St. ",
+    "\n\n\n", "-" * 100, "a" * 300,
+    "../../etc/passwd", "%s%n%x", "${jndi:ldap://x}",
+    "'; DROP TABLE voices; --", "\ud800", "\ud83d",
     "1e999", "-0.0", "½" * 30, "MCMXCIV", "1990s 80's 3-4pm 1,2,3,,4", "10^10^10", "∞≠≈√π",
 )  # fmt: skip
 

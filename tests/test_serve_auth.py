@@ -164,9 +164,9 @@ def test_a_server_without_keys_answers_only_this_machine(engine, tmp_path):
     try:
         assert ask() == 200
         assert ask(host="localhost:8000", origin="http://localhost:8000") == 200
-        for headers in ({"host": "evil.example"}, {"origin": "https://evil.example"},
-                        {"origin": "null"}, {"sec_fetch_site": "cross-site"}, {"host": "["}):  # fmt: skip
-            assert ask(**headers) == 403
+        assert ask(host="evil.example") == ask(host="[") == 403
+        assert ask(origin="https://evil.example") == ask(origin="null") == 403
+        assert ask(sec_fetch_site="cross-site") == 403
     finally:
         close(app)
 

@@ -75,7 +75,8 @@ def test_typing_speaking_recording_and_cloning(page):
     wait(page, "return !document.getElementById('save').hidden")
     wait(page, "return document.getElementById('stop').disabled")
     words = page.execute_script(
-        "return [...document.querySelectorAll('#words span')].map(s => [s.textContent, s.dataset.lit])"
+        "return [...document.querySelectorAll('#words span')]"
+        ".map(s => [s.textContent, s.dataset.lit])"
     )
     assert [word for word, _ in words] == text.rstrip(".").split()
     lit = [float(at) for _, at in words if at is not None]

@@ -70,9 +70,12 @@ def test_owners_see_their_own_and_what_is_shared(store):
             store.find(name, "me")
     assert [e.id for e in store.entries("me")] == [mine.id, shared.id]
     assert len(store.entries()) == 3
-    hidden = str(pytest.raises(VoiceMissing, store.find, other.id, "me").value)
-    unknown = str(pytest.raises(VoiceMissing, store.find, "v_" + "0" * 32, "me").value)
-    assert hidden.replace(other.id, "X") == unknown.replace("v_" + "0" * 32, "X")
+    with pytest.raises(VoiceMissing) as hidden:
+        store.find(other.id, "me")
+    with pytest.raises(VoiceMissing) as unknown:
+        store.find("v_" + "0" * 32, "me")
+    text = str(hidden.value).replace(other.id, "X")
+    assert text == str(unknown.value).replace("v_" + "0" * 32, "X")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +192,7 @@ def test_a_store_that_cannot_be_used_says_so(tmp_path, damage):
     else:
         shutil.rmtree(tmp_path / "voices")
         (tmp_path / "voices").write_bytes(b"")
-    with pytest.raises(StoreUnavailable, match="voices|File exists"):
+    with pytest.raises(StoreUnavailable, match=r"voices|File exists"):
         VoiceStore(tmp_path)
 
 
