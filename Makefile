@@ -12,7 +12,8 @@ NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint types wheel bench gpu sanitize clean
+PEOPLE ?= people
+.PHONY: help demo quality samples test lint types wheel bench gpu sanitize clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -69,6 +70,16 @@ sanitize: $(VENV)/.dev  ## kernel tests under AddressSanitizer and UBSan; builds
 	cd build/sanitize && CLONEWAVE_SANITIZE=1 ../../$(BIN)/python setup.py -q build_ext --inplace
 	cd build/sanitize && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(SANITIZERS)" \
 		../../$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_decoder_kernel.py
+
+# Ten minutes of one core. PEOPLE holds a folder of recordings for each person (docs/quality.md).
+quality: $(VENV)/.dev  ## measure the shipped weights on PEOPLE=folder, write docs/results and card
+	$(BIN)/clonewave evaluate $(PEOPLE) --reference --out docs/results
+	$(BIN)/clonewave evaluate $(PEOPLE) --sweep --out docs/results
+	$(BIN)/clonewave evaluate --robustness --out docs/results
+	$(BIN)/clonewave info --card docs/results
+
+samples: $(VENV)/.dev  ## docs/samples/index.html: originals and clones to hear
+	$(BIN)/clonewave samples docs/samples/people -o docs/samples
 
 clean:  ## remove everything that the other targets made
 	rm -rf $(VENV) build dist demo *.egg-info .pytest_cache .ruff_cache .mypy_cache .benchmarks

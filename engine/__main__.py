@@ -10,13 +10,16 @@ from collections.abc import Callable, Sequence
 
 from engine import (
     __version__,
+    batch_command,
     bench,
     commands,
     corpus,
     evaluate,
+    samples_page,
     serve_command,
     train_command,
     voices_command,
+    wyoming_command,
 )
 from engine.errors import (
     BackendUnavailable,
@@ -28,7 +31,7 @@ from engine.errors import (
 )
 
 OK, USAGE, BAD_INPUT, MISSING, DEVICE, INTERRUPTED = 0, 2, 3, 4, 5, 130
-NOT_BUILT = ("batch", "detect", "audit")
+NOT_BUILT = ("detect", "audit")
 
 VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable]] = {
     "say": ("speak text in a voice", commands.add_say, commands.say),
@@ -37,9 +40,12 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable]
     "doctor": ("what works on this machine, and why not", commands.add_doctor, commands.doctor),
     "serve": ("speech for other programs", serve_command.add_arguments, serve_command.run),
     "voices": ("the voices that a server keeps", voices_command.add_arguments, voices_command.run),
+    "batch": ("speak a file of texts, resumable", batch_command.add_arguments, batch_command.run),
+    "wyoming": ("speech for Home Assistant", wyoming_command.add_arguments, wyoming_command.run),
     "train": ("train a model", train_command.add_arguments, train_command.run),
     "corpus": ("build a training corpus", corpus.add_arguments, corpus.run),
     "evaluate": ("judge clones of a folder of people", evaluate.add_arguments, evaluate.run),
+    "samples": ("a page to hear clones", samples_page.add_arguments, samples_page.run),
     "bench": ("measure speed on this machine", bench.add_arguments, bench.run),
 }
 

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from engine import audio, bench_report, kernels
+from engine import audio, bench_report, bench_shapes, kernels
 from engine.engine import Engine
 from engine.errors import BackendUnavailable, EngineError
 from engine.models.vocoder import VocoderStream
@@ -117,6 +117,7 @@ class Bench:
         self.machine()
         self.vocoder(networks)
         self.decoder(decoders)
+        bench_shapes.measure(self)
         self.whole_path()
         self.parts()
         self.growth()
@@ -149,7 +150,7 @@ class Bench:
                 " nothing was measured"
             )
 
-    def _call(self, streams: int, steps: int) -> tuple[Tensor, Tensor]:
+    def call(self, streams: int, steps: int) -> tuple[Tensor, Tensor]:
         """Conditioning of the sentence's start, and noise, for so many streams and band steps."""
         c = self.engine.config.vocoder
         columns = min(1 + -(-steps // c.band_steps_per_frame), self.conditioning.shape[-1])
@@ -160,7 +161,7 @@ class Bench:
 
     def check_vocoder(self, network: kernels.WaveNet) -> None:
         """Single steps against the reference; longer calls and more streams against those."""
-        conditioning, noise = self._call(4, CHECK_STEPS)
+        conditioning, noise = self.call(4, CHECK_STEPS)
         state = network.state()
         made: list[Tensor] = []
         exact: list[Tensor] = []
@@ -223,7 +224,7 @@ class Bench:
         rates = {}
         for streams in STREAMS:
             steps = max(CALL_STEPS // streams, 8)
-            call = self._call(streams, steps)
+            call = self.call(streams, steps)
             for precision, network in networks.items():
                 if streams > 4 and precision != used:
                     continue
@@ -237,7 +238,7 @@ class Bench:
                 rates[precision, streams] = rate
                 self.figures[f"{name}_steps_per_s"] = rate
                 self.figures[f"{name}_realtime"] = rate * c.bands / self.rate
-        call = self._call(1, LOOP_STEPS)
+        call = self.call(1, LOOP_STEPS)
         state = networks[used].state()
         best = self.timed(
             "vocoder_torch_loop",

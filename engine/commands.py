@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine import audio, kernels
+from engine import audio, kernels, model_card
 from engine.engine import Engine
 from engine.text import front_end
 from engine.voice import Voice
@@ -163,12 +163,20 @@ def clone(args: argparse.Namespace) -> int:
 
 
 def add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--card", type=Path, metavar="RESULTS",
+        help="write the measured part of the model card, README.md beside the weights, from the "
+        "folder that `evaluate --out` wrote",
+    )  # fmt: skip
     _engine_arguments(parser)
 
 
 def info(args: argparse.Namespace) -> int:
     """Parameter counts, file sizes and the configuration of a voice model."""
     engine = _engine(args)
+    if args.card is not None:
+        print(model_card.write(engine.folder, args.card))
+        return 0
     models = {"acoustic": engine.acoustic, "encoder": engine.encoder, "vocoder": engine.vocoder}
     rows: dict[str, dict[str, Any]] = {}
     for name, model in models.items():

@@ -16,81 +16,15 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from engine import audio
+from engine import audio, kernels
 from engine.errors import EngineError, InputError
 from engine.judges import Judges, need, versions
+from engine.model_card import hashes
 from engine.scores import Reference, Report, Utterance, mean
+from engine.sentences import PLAIN
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3")
 MIN_SPEECH_SECONDS = 0.05  # a clone that says less has said nothing: no judge can hear it
-
-# Plain sentences of 6 to 16 words, no digits and no names whose spelling is a matter of taste.
-SENTENCES = (
-    "The morning train was late because of heavy snow on the line.",
-    "Please leave the keys on the table when you go home.",
-    "She opened the window and listened to the rain for a while.",
-    "We could walk along the river until the bridge.",
-    "He never understood why the old clock had stopped at noon.",
-    "My brother works in a small hospital near the coast.",
-    "The soup needs more salt and a little lemon juice.",
-    "Nobody expected the children to finish the puzzle so quickly.",
-    "Turn left after the church and follow the narrow road.",
-    "I have been waiting for your letter since the beginning of March.",
-    "The museum is closed on Mondays and on public holidays.",
-    "A strong wind carried the yellow leaves across the square.",
-    "Could you tell me where the nearest post office is?",
-    "They bought fresh bread, cheese and apples for the journey.",
-    "The teacher asked us to write about our favourite season.",
-    "Without a good map it is easy to get lost in these hills.",
-    "His voice was quiet, but everybody in the room could hear it.",
-    "The company will build a new factory outside the city.",
-    "Most birds leave this valley before the first cold nights.",
-    "You should drink enough water when the weather is hot.",
-    "The doctor said that she would be healthy again within two weeks.",
-    "A black dog was sleeping in front of the kitchen door.",
-    "The prices of fruit and vegetables have risen again this year.",
-    "I would rather stay at home and read a long book.",
-    "The ship reached the harbour just before the storm began.",
-    "Our neighbours have painted their fence dark green.",
-    "When the music stopped, the dancers returned to their seats.",
-    "He wrote down the address on the back of an envelope.",
-    "The mountain path becomes dangerous after heavy rain.",
-    "Few people remember what this street looked like before the war.",
-    "She learned to play the violin at the age of seven.",
-    "The lights went out, and for a moment there was silence.",
-    "It takes about an hour to cross the lake by boat.",
-    "Everyone agreed that the second answer was much better.",
-    "The farmer showed us how to milk a cow by hand.",
-    "There is nothing wrong with asking a simple question.",
-    "Fresh paint dries slowly when the air is damp.",
-    "The judge listened carefully to both sides of the story.",
-    "Put the heavy boxes at the bottom and the glasses on top.",
-    "A thin layer of ice covered the pond behind the house.",
-    "The young woman thanked the driver and stepped off the bus.",
-    "We have enough chairs, but the table is too small.",
-    "Scientists believe that the lake was once much deeper.",
-    "He closed his eyes and tried to remember the tune.",
-    "The shop around the corner sells excellent coffee.",
-    "After lunch the whole family went swimming in the sea.",
-    "Her new job gives her more time for the garden.",
-    "The bus stops in front of the library every ten minutes.",
-    "Good advice is often ignored until it is too late.",
-    "The painter used only three colours for the entire picture.",
-    "I forgot my umbrella, so my jacket is completely wet.",
-    "The path through the forest is shorter than the road.",
-    "All the tickets for the evening concert were sold by noon.",
-    "The engine made a strange noise and then stopped.",
-    "They talked about the future until the candles burned down.",
-    "A broken cup lay on the floor beside the sink.",
-    "The village is famous for its bridges and its honey.",
-    "My grandmother keeps her recipes in a wooden box.",
-    "The river has been rising slowly since yesterday evening.",
-    "It is better to ask twice than to make a costly mistake.",
-    "The boys were building a castle out of wet sand.",
-    "Close the gate, or the sheep will run into the street.",
-    "The last chapter explains why the captain left his ship.",
-    "On clear nights you can see thousands of stars from here.",
-)
 
 
 class SpeechLike(Protocol):
@@ -152,7 +86,7 @@ def find_speakers(folder: Path, names: Sequence[str] | None = None) -> list[Spea
 
 def sentences_for(number: int, count: int) -> list[str]:
     """`count` sentences for that speaker; each gets others, until the list begins anew."""
-    return [SENTENCES[(number * count + i) % len(SENTENCES)] for i in range(count)]
+    return [PLAIN[(number * count + i) % len(PLAIN)] for i in range(count)]
 
 
 def evaluate(
@@ -336,8 +270,25 @@ def _keep(speech: SpeechLike, path: Path) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declares the options of `clonewave evaluate`."""
-    parser.add_argument("folder", type=Path, help="holds a folder of recordings for each speaker")
-    parser.add_argument("--sentences", type=int, default=4, help="sentences a speaker (default 4)")
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="holds a folder of recordings for each speaker"
+    )
+    instead = parser.add_mutually_exclusive_group()
+    instead.add_argument(
+        "--sweep", action="store_true",
+        help="WER and SIM against seconds of cloning audio and number of cloning samples",
+    )  # fmt: skip
+    instead.add_argument(
+        "--robustness", action="store_true",
+        help="count faulty sentences among 100 difficult ones, said by the people of the folder "
+        "in turn or, without a folder, in the default voice",
+    )  # fmt: skip
+    parser.add_argument(
+        "--sentences", type=int, help="sentences a speaker (default 4; with --sweep 2)"
+    )
+    parser.add_argument(
+        "--people", type=int, default=6, help="with --sweep: how many of the folder's (default 6)"
+    )
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="length of the cloning sample (default 3)"
     )
@@ -350,6 +301,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weights", type=Path, help="folder of model weights (default: those shipped)"
     )
     parser.add_argument("--backend", help="kernel backend (default auto)")
+    parser.add_argument(
+        "--precision", default="auto", choices=("auto", *kernels.PRECISIONS),
+        help="of the vocoder's compiled kernels (default auto = int8)",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthesis (default 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
 
@@ -358,12 +313,24 @@ def run(args: argparse.Namespace) -> int:
     """Runs `clonewave evaluate`: scores to stdout, progress to stderr. Returns the exit status."""
     import engine  # here, not above: the package itself imports this module's neighbours
 
-    cloner = engine.Engine(weights=args.weights, backend=args.backend)
+    if args.folder is None and not args.robustness:
+        raise InputError("give a folder that holds a folder of recordings for each speaker")
+    cloner = engine.Engine(
+        weights=args.weights, backend=args.backend, precision=args.precision
+    )
+    settings = {
+        "weights": str(args.weights or "default"), "backend": cloner.backend,
+        "precision": cloner.network.precision, "models": hashes(cloner.folder),
+    }  # fmt: skip
+    if args.robustness or args.sweep:
+        from engine import robustness, sweep  # here: they build on this module
+
+        return (robustness if args.robustness else sweep).run(args, cloner, settings)
     report = evaluate(
         args.folder,
         synthesize=cloner.synthesize,
         clone=cloner.clone,
-        sentences=args.sentences,
+        sentences=4 if args.sentences is None else args.sentences,
         seconds=args.seconds,
         seed=args.seed,
         out=args.out,
@@ -371,7 +338,7 @@ def run(args: argparse.Namespace) -> int:
         speakers=args.speakers.split(",") if args.speakers else None,
         reference=args.reference,
         keep_audio=args.keep_audio,
-        settings={"weights": str(args.weights or "default"), "backend": cloner.backend},
+        settings=settings,
     )
     print(json.dumps(report.to_dict(), ensure_ascii=False) if args.json else report.table())
     return 0

@@ -250,9 +250,10 @@ class AcousticTask:
 
 @torch.no_grad()
 def generated_mels(task: AcousticTask, count: int, progress: bool) -> dict[int, np.ndarray]:
-    """Teacher-forced mels [n_mels, frames] float16 of `count` training utterances, by index.
+    """Self-fed mels [n_mels, frames] float16 of `count` training utterances, by index.
 
-    What a vocoder meets in use: the generator's mel, smoother than speech, in step with the audio.
+    What a vocoder meets in use: the generator's mel, smoother than speech, in step with the audio
+    and at its pitch.
     """
     rng = np.random.default_rng(task.train.seed)
     chosen = rng.permutation(task.training)[:count]
@@ -265,7 +266,7 @@ def generated_mels(task: AcousticTask, count: int, progress: bool) -> dict[int, 
         speaker, _ = task.model.encoder(*batch.references)
         out = task.model.acoustic(
             batch.text_ids, batch.lengths, batch.mel, batch.frames, batch.path, speaker,
-            pitch=batch.pitch,
+            torch.ones(len(indices), dtype=torch.bool), batch.pitch,
         )  # fmt: skip
         for row, index in enumerate(indices):
             found[int(index)] = out.mel[row, :, : int(batch.frames[row])].numpy().astype(np.float16)

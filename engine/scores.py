@@ -120,11 +120,11 @@ class Report:
         """The scores as Markdown tables, which read well as plain text too."""
         total = self.total()
         cells = [_cells(row) for row in [*self.rows(), total]]
-        lines = [_markdown(_COLUMNS, cells), "", _verdict(total)]
+        lines = [markdown(_COLUMNS, cells), "", _verdict(total)]
         if self.references:
             lines += [
                 "",
-                _markdown(_REFERENCE_COLUMNS, [_reference_cells(r) for r in self.references]),
+                markdown(_REFERENCE_COLUMNS, [_reference_cells(r) for r in self.references]),
                 "",
                 _reference_means(self.references),
             ]
@@ -141,9 +141,9 @@ class Report:
             "![speakers](speakers.png)",
             "![scatter](scatter.png)",
             "## What was heard",
-            _markdown(("speaker", "text", "heard", "errors"), heard),
+            markdown(("speaker", "text", "heard", "errors"), heard),
             "## Settings",
-            _markdown(
+            markdown(
                 ("", ""), [(k, str(v)) for k, v in {**self.settings, **self.versions}.items()]
             ),
         ]
@@ -234,7 +234,8 @@ def _reference_means(references: Sequence[Reference]) -> str:
     )
 
 
-def _markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table that reads well as plain text too; bars and line ends in cells are safe."""
     cells = [
         [cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [columns, *rows]
     ]

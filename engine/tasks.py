@@ -23,6 +23,9 @@ from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.vocoder import Vocoder
 
 
+GENERATED_SHARE = 0.7
+
+
 class Segments(NamedTuple):
     """samples [batch, samples] and the mel [batch, n_mels, frames] to speak them from."""
 
@@ -34,8 +37,8 @@ class VocoderTask:
     """Negative log-likelihood of random segments of speech given their mel.
 
     Args:
-        mels: by utterance, what a generator made of it (`generated_mels`); training then sees these
-            and only these utterances. None: the recordings' own mels.
+        mels: by utterance, what a generator made of it (`generated_mels`); training then sees only
+            these utterances, most often with these mels. None: the recordings' own mels.
     """
 
     kind = "vocoder"
@@ -71,6 +74,8 @@ class VocoderTask:
         """Samples and mel of a random segment, the samples scaled by `gain`."""
         hop, frames = self.config.audio.hop_length, self.frames
         made = None if self.mels is None else self.mels.get(index)
+        if made is not None and rng.random() > GENERATED_SHARE:
+            made = None
         wide = frames + 2 * self.margin
         begin = int(rng.integers(0, int(self.store.lengths()[index]) // hop - wide + 1))
         samples = self.store.samples(index, begin * hop, (begin + wide) * hop)

@@ -11,7 +11,7 @@ from engine.speech import Report, Speech, Word
 from engine.synthesize import Spoken
 from engine.text import front_end
 
-HOP, RATE = 16, 1000  # samples a frame, samples a second
+HOP, RATE = 16, 8000  # samples a frame, samples a second
 GAP = np.zeros(200, np.float32)
 
 

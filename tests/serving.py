@@ -16,7 +16,7 @@ from sounds import talk
 from engine.serve.app import build_app
 from engine.serve.scheduler import Scheduler
 from engine.serve.server import make_server
-from engine.serve.settings import Settings
+from engine.serve.settings import Limits, Settings
 
 CONSENT = "I am the speaker and I agree"
 
@@ -30,11 +30,12 @@ class Speaker(FakeDevice):
         return round(float(abs(voice.embedding[0])), 2)
 
 
-def make_app(engine, folder, device=None, limits=None, **options):
+def make_app(engine, folder, device=None, queue=None, **options):
     """(app, device); close it with `close`."""
     device = device or Speaker()
+    options.setdefault("limits", Limits(requests_per_minute=0))
     settings = Settings(voices=folder, **options)
-    app = build_app(engine, Scheduler(device, limits), settings)
+    app = build_app(engine, Scheduler(device, queue), settings)
     assert app.state.service.scheduler.wait_ready()
     return app, device
 

@@ -34,7 +34,8 @@ def test_quick_bench_writes_figures_of_everything(arguments, tmp_path, capsys):
         "vocoder_int8_64_realtime", "vocoder_float32_4_realtime", "vocoder_int8_times_torch_loop",
         "decoder_bfloat16_us_per_step", "sentence_rtf", "paragraph_rtf", "first_audio_ms",
         "clone_ms", "load_s", "import_engine_s", "peak_mb", "words_80_ms",
-        "machine_cache_gb_per_s", "machine_bfloat16_gmac_per_s",
+        "machine_cache_gb_per_s", "g24_int8_1_steps_per_s",
+        "m20_int8_4_steps_per_s", "vocoder_int8_two_cores_times_one", "machine_bfloat16_gmac_per_s",
     }  # fmt: skip
     assert expected <= set(figures)
     layers, r, s, outputs = 3, 32, 32, 8  # of the tiny vocoder, counted by hand

@@ -14,6 +14,7 @@ from engine import Engine, InputError, kernels
 from engine.device import DevicePath, acoustic, path, slots
 from engine.errors import EngineError, Overloaded
 from engine.models.vocoder import VocoderStream
+from engine.serve.scheduler import Scheduler
 from engine.text import front_end
 
 TEXTS = [
@@ -221,19 +222,19 @@ def test_an_engine_with_a_path_speaks_and_streams_by_it(engine, embeddings, ordi
         engine.synthesize("Hi.", embeddings[0], speed=9.0)
 
 
-def test_it_is_a_scheduler_s_device(engine, embeddings, ordinary):
-    device_path = DevicePath(engine, slots=2, capacity=512)
-    assert device_path.warm() > 0
-    sentences = front_end(TEXTS[0])
-    spoken = [device_path.speak(s, device_path.embedding(embeddings[0]), 1.0) for s in sentences]
-    streams = [device_path.join(one, SEEDS[0], i) for i, one in enumerate(spoken)]
-    parts = [[], []]
-    while not all(stream.ended for stream in streams):
-        for i, stream in enumerate(streams):
-            if not stream.ended:
-                parts[i] += device_path.step([stream], 5)
-    joined = np.concatenate([*parts[0], device_path.gap, *parts[1]])
-    assert_same(joined, ordinary[0].samples)
+def test_a_scheduler_drives_it(engine, embeddings, ordinary, monkeypatch):
+    monkeypatch.setattr(engine, "path", DevicePath(engine, slots=4, capacity=512))
+    with Scheduler(engine) as scheduler:
+        jobs = [
+            scheduler.submit(text, emb, speed=speed, seed=seed, stream=i != 1)
+            for i, (text, emb, speed, seed) in enumerate(
+                zip(TEXTS, embeddings, SPEEDS, SEEDS, strict=True)
+            )
+        ]
+        for job, expected in zip(jobs, ordinary, strict=True):
+            assert_same(np.concatenate(list(job)), expected.samples)
+        assert scheduler.device is engine.path
+    assert engine.path.slots.free == 4
 
 
 def test_many_people_are_cloned_as_each_alone(engine, tmp_path):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine import audio, evaluate, judges, scores
+from engine import audio, evaluate, judges, scores, sentences
 from engine.errors import EngineError, InputError, VoiceError
 
 RATE = 24_000
@@ -164,8 +164,8 @@ def test_sentences_differ_between_speakers_and_do_not_depend_on_the_selection(pe
 
 
 def test_sentences_are_plain():
-    assert len(set(evaluate.SENTENCES)) == len(evaluate.SENTENCES) >= 40
-    for text in evaluate.SENTENCES:
+    assert len(set(sentences.PLAIN)) == len(sentences.PLAIN) >= 40
+    for text in sentences.PLAIN:
         assert 6 <= len(text.split()) <= 16 and not any(c.isdigit() for c in text)
         assert judges.normalise_words(text).replace(" ", "").isalpha()
 
@@ -238,9 +238,10 @@ def test_table_keeps_its_columns_whatever_was_said():
 
 def test_command_line(people, monkeypatch, capsys):
     class Engine:
-        def __init__(self, weights, backend):
+        def __init__(self, weights, backend, precision):
             assert weights is None
             self.backend = backend
+            self.network = types.SimpleNamespace(precision=precision)
 
         def clone(self, samples, sample_rate):
             return 0.1
@@ -257,12 +258,14 @@ def test_command_line(people, monkeypatch, capsys):
     monkeypatch.setattr(engine, "Engine", Engine, raising=False)
     parser = argparse.ArgumentParser()
     evaluate.add_arguments(parser)
-    options = "--speakers ann,cid --sentences 1 --seed 7 --backend cpp --json".split()
+    options = "--speakers ann,cid --sentences 1 --seed 7 --json".split()
+    options += ["--backend", "cpp", "--precision", "float32"]
     assert evaluate.run(parser.parse_args([str(people), *options])) == 0
     printed = capsys.readouterr()
     document = json.loads(printed.out)
     assert [row["speaker"] for row in document["speakers"]] == ["ann", "cid"]
     assert document["settings"]["backend"] == "cpp"
+    assert document["settings"]["precision"] == "float32"
     assert "sentence" in printed.err  # the progress bar stays out of stdout
 
 

@@ -2,6 +2,7 @@
 
 import gc
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import cases
 import numpy as np
@@ -265,3 +266,47 @@ def test_gaussian_noise(seed):
     assert torch.equal(later, made[:, 301:])
     with pytest.raises(ValueError, match="seed"):
         kernels.gaussian_noise(-1, 0, 0, 1, 1, backend="cpp")
+
+
+@pytest.mark.parametrize("precision", kernels.PRECISIONS)
+@pytest.mark.parametrize("isa", ISAS)
+def test_a_second_core_changes_no_bit_and_may_come_and_go(isa, precision):
+    shape = cases.CHECK["odd"]
+    one = cases.make_network(shape, precision, isa)
+    two = replace(one, cores=2)
+    conditioning, noise = cases.make_inputs(shape, batch=1, steps=300)
+    expected_state = one.state()
+    expected = generate(conditioning, noise, one, expected_state)
+    for _ in range(3):
+        state = two.state()
+        made = cases.in_chunks([1, 150, 0, 149], conditioning, noise, two, state, "cpp")
+        assert torch.equal(made, expected)
+        assert all(torch.equal(a, b) for a, b in zip(state, expected_state, strict=True))
+
+
+def test_second_cores_are_shared_by_concurrent_calls():
+    shape = cases.CHECK["default"]
+    one = cases.make_network(shape, "int8")
+    two = replace(one, cores=2)
+    inputs = [cases.make_inputs(shape, 1, 150, seed) for seed in range(4)]
+    alone = [generate(*pair, one) for pair in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda pair: generate(*pair, two), inputs * 2))
+    assert all(torch.equal(made, alone[i % 4]) for i, made in enumerate(together))
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_weights_that_are_float16_numbers_are_stored_so_and_give_the_same_bits(isa):
+    shape = cases.CHECK["odd"]
+    halves = kernels.WaveNetWeights(*(w.half().float() for w in cases.make_weights(shape)))
+    halves.skips[0, 0, 0] = 3 * 2.0**-24  # a subnormal
+    other = halves._replace(skips=halves.skips.clone())
+    other.skips[-1, -1, -1] += 2.0**-20  # one that is none: everything is stored as float32
+    networks = [kernels.WaveNet(w, shape.dilations, 7, "float32", isa) for w in (halves, other)]
+    sizes = [native.packed(network).packed_bytes for network in networks]
+    assert sizes[0] < 0.6 * sizes[1] or isa == "scalar"
+    conditioning, noise = cases.make_inputs(shape, batch=3, steps=1)
+    made = [generate(conditioning, noise, network) for network in networks]
+    expected = sampled(teacher_forced(networks[0], conditioning, made[0]), noise, 0)
+    assert np.abs(made[0].numpy() - expected).max() < GATES["float32"][0]
+    torch.testing.assert_close(made[0], made[1], rtol=0, atol=1e-4)

@@ -7,7 +7,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from fake_device import FakeDevice, alone
+from fake_device import RATE, FakeDevice, alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sounds import talk
@@ -79,8 +79,7 @@ def test_streams_really_run_side_by_side(device, scheduler):
 def test_a_streamed_job_has_one_sentence_under_way_and_its_chunks_are_short(device, scheduler):
     chunks = list(scheduler.submit(LONG, 1))
     assert max(map(len, device.batches)) == 1
-    most = max(Limits().chunk_frames * 16, 50)
-    assert max(map(len, chunks)) <= most
+    assert max(map(len, chunks)) <= RATE // 20
     np.testing.assert_array_equal(np.concatenate(chunks), alone(LONG, 1).samples)
 
 

@@ -169,7 +169,7 @@ def test_a_batch_gives_each_item_its_own_status(app):
 
 
 def test_overload_is_429_with_retry_after_and_the_rest_is_spoken(engine, tmp_path):
-    app, device = make_app(engine, tmp_path, limits=Limits(jobs=2))
+    app, device = make_app(engine, tmp_path, queue=Limits(jobs=2))
     try:
         device.gate.clear()
 

@@ -191,7 +191,7 @@ class DevicePath:
         """Hand out the samples of a chunk; what has ended leaves. Returns the jobs to do again."""
         again: list[Job] = []
         for run in runs:
-            if run.stream.frames is None:
+            if not run.stream.known:
                 if self._learn(run) and run.job.frames <= slots.capacity:
                     run.stream.frames = run.job.frames
                 else:
@@ -262,7 +262,7 @@ class DevicePath:
             while True:
                 stage = self._acoustic(job.speaker)
                 mels = stage([job.ids], embedding[None], [speed], job.attempt)
-                run = Run(job, SlotStream(0, 0, None), mels, 0)
+                run = Run(job, SlotStream(0, 0), mels, 0)
                 if self._learn(run):
                     break
             return Spoken(mels.mel[:1, :, : job.frames].clone(), job.words, job.report)

@@ -37,6 +37,8 @@ class Replay:
             a value on the host nor depends on anything but its tensors.
         inputs: the tensors it takes; `__call__` copies its arguments into them.
         kept: tensors it changes in place; the calls before the capture leave them as they were.
+    Raises:
+        EngineError: a part of the call waits for the device or copies from pageable memory.
     """
 
     def __init__(
@@ -59,9 +61,13 @@ class Replay:
                 for _ in range(WARM_UP):
                     self.call(*self.inputs)
             torch.cuda.current_stream().wait_stream(side)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.outputs = self.call(*self.inputs)
+            graph = torch.cuda.CUDAGraph()
+            try:
+                with torch.cuda.graph(graph):
+                    self.outputs = self.call(*self.inputs)
+            except RuntimeError as error:
+                raise EngineError(f"this work cannot be held by a CUDA graph: {error}") from error
+            self.graph = graph
         for part, before in zip(kept, saved, strict=True):
             part.copy_(before)
 

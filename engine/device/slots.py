@@ -26,15 +26,19 @@ from engine.models.vocoder import Vocoder
 class SlotStream:
     """One utterance in a slot. `at` of its `frames` mel frames are done.
 
-    `frames` may come with the first samples: until then it is None.
+    `frames` may come with the first samples: until then it is -1, and `known` is False.
     """
 
-    def __init__(self, slot: int, row: int, frames: int | None) -> None:
+    def __init__(self, slot: int, row: int, frames: int = -1) -> None:
         self.slot, self.row, self.frames, self.at = slot, row, frames, 0
 
     @property
+    def known(self) -> bool:
+        return self.frames >= 0
+
+    @property
     def ended(self) -> bool:
-        return self.frames is not None and self.at >= self.frames
+        return self.known and self.at >= self.frames
 
 
 class Chunk:
@@ -126,7 +130,7 @@ class VocoderSlots:
         if not isinstance(frames, Tensor) and max(frames) > self.capacity:
             raise EngineError(f"a mel of {max(frames)} frames; the slots hold {self.capacity}")
         empty = [row for row, stream in enumerate(self.rows) if stream is None][:count]
-        known = [None] * count if isinstance(frames, Tensor) else [int(n) for n in frames]
+        known = [-1] * count if isinstance(frames, Tensor) else [int(n) for n in frames]
         streams = [SlotStream(self._free.pop(), r, n) for r, n in zip(empty, known, strict=True)]
         slot = upload([s.slot for s in streams], torch.int64, self.device)
         row = upload(empty, torch.int64, self.device)
@@ -183,7 +187,7 @@ class VocoderSlots:
         A chunk's samples begin `reach` band steps before its first frame: the filter bank needs as
         many after a sample. Those of the first chunk lie before the stream.
         """
-        if stream.frames is None:
+        if not stream.known:
             raise EngineError("the length of the stream is not known yet")
         hop, late = self.config.audio.hop_length, self.reach * self.config.bands
         left = stream.frames - at
@@ -254,8 +258,9 @@ class VocoderSlots:
             self.seed[slot], self.number[slot], state.step, frames * repeat, c.bands,
             backend=self.backend,
         )  # fmt: skip
+        noise = noise * self.vocoder.temperature
         bands = kernels.wavenet_generate(
-            conditioning, noise * self.vocoder.temperature, self.network, state, backend=self.backend
+            conditioning, noise, self.network, state, backend=self.backend
         )
         middle = slice(margin, margin + frames)
         if self.vocoder.prediction is not None:

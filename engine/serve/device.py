@@ -77,7 +77,7 @@ class EngineDevice:
     def __init__(self, engine: Engine, lanes: int | None = None, capacity: int = 8) -> None:
         self.engine = engine
         on_cpu = engine.device.type == "cpu"
-        self.lanes = lanes or (len(os.sched_getaffinity(0)) if on_cpu else 1)
+        self.lanes = lanes or (_cores() if on_cpu else 1)
         self.capacity = capacity
         self.sample_rate = engine.config.vocoder.audio.sample_rate
         self.frame_s = 1 / engine.config.vocoder.audio.frame_rate
@@ -118,3 +118,17 @@ class EngineDevice:
         return isinstance(error, RuntimeError) and "out of memory" not in text and any(
             sign in text for sign in ("CUDA error", "illegal memory access", "launch failure")
         )
+
+
+def _cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def device_of(engine: Engine) -> Device:
+    """An engine's own path where it has one, on a GPU; else the processor."""
+    if engine.path is not None:
+        return engine.path
+    return EngineDevice(engine)

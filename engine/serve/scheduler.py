@@ -15,7 +15,7 @@ from typing import Any
 
 from engine.engine import Engine
 from engine.errors import InputError, Unavailable
-from engine.serve.device import Device, EngineDevice
+from engine.serve.device import Device, device_of
 from engine.serve.job import PRIORITIES, Job, Part, Settings
 from engine.serve.lanes import Lane
 from engine.serve.queue import Limits, Queue
@@ -37,7 +37,7 @@ class Scheduler:
     def __init__(
         self, engine: Engine | Device, limits: Limits | None = None, *, start: bool = True
     ) -> None:
-        self.device: Device = EngineDevice(engine) if isinstance(engine, Engine) else engine
+        self.device: Device = device_of(engine) if isinstance(engine, Engine) else engine
         self.limits = limits or Limits()
         self._lock = threading.Condition()
         self._queue = Queue(self.limits, self.device.lanes)
