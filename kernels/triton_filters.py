@@ -21,7 +21,12 @@ BLOCK = 512
 @triton.jit
 def _normal(a, b):
     """Box-Muller on two words, as reference.gaussian_noise does it."""
-    radius = tl.sqrt(-2.0 * tl.log(((a >> 9).to(tl.float32) + 0.5) * 1.1920928955078125e-07))
+    k = (a >> 9).to(tl.int32)
+    v = ((8388608 - k).to(tl.float32) - 0.5) * 1.1920928955078125e-07
+    # -log(1 - v): a GPU's logarithm has an absolute error, which small radii would show.
+    series = v * (1 + v * (0.5 + v * (1 / 3 + v * (0.25 + v * 0.2))))
+    far = -tl.log((k.to(tl.float32) + 0.5) * 1.1920928955078125e-07)
+    radius = tl.sqrt(2.0 * tl.where(v < 0.03125, series, far))
     angle = (b >> 8).to(tl.float32) * 5.9604644775390625e-08 * 6.283185307179586
     return radius * tl.cos(angle), radius * tl.sin(angle)
 

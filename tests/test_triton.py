@@ -96,7 +96,9 @@ def test_the_other_kernels_compile_without_spills():
         triton_log_mel.log_mel(torch.zeros(1, 2048), bank, torch.hann_window(1024), 256, 1e-5)
     assert len(built) == 4
     for kernel in built:
-        assert kernel.stack == kernel.local == kernel.count("LDL") == 0, kernel
+        # The noise's sine keeps a table on the stack for angles that it never gets.
+        assert kernel.name == "_noise" or kernel.stack == kernel.count("LDL") == 0, kernel
+        assert not kernel.local
         assert kernel.shared <= aot.SHARED_MEMORY[90]
 
 
