@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,20 +52,25 @@ class Shift(nn.Module):
         return bias + self.bias
 
 
-def adaptable(acoustic: Acoustic) -> dict[str, nn.Module]:
-    """Layers whose weights a voice may change: decoder, outputs and converter, not the text's."""
-    chosen = {
-        **{f"blocks.{i}.conv": block.conv for i, block in enumerate(acoustic.blocks)},
-        **{f"converter.{i}.conv": block.conv for i, block in enumerate(acoustic.converter)},
-        **{name: getattr(acoustic, name) for name in ("mel_out", "spread", "refine")},
-    }
-    return chosen
+def adaptable(acoustic: Acoustic) -> dict[str, Any]:
+    """Layers whose weights a voice may change: those that make the mel.
+
+    Not the text encoder, the decoder and its attention: what is said, and when, rests on them,
+    and ten seconds of speech teach them only to mumble (docs/experiments.md).
+    """
+    converter = {f"converter.{i}.conv": block.conv for i, block in enumerate(acoustic.converter)}
+    return {**converter, "spread": acoustic.spread, "refine": acoustic.refine}
 
 
 def trainable(acoustic: Acoustic, rank: int) -> tuple[Acoustic, list[nn.Parameter]]:
-    """A frozen copy of the generator with a zero difference on it, and that difference."""
+    """A frozen copy of the generator with a zero difference on it, and that difference.
+
+    rank 0: no difference, only the copy.
+    """
     own = copy.deepcopy(acoustic).requires_grad_(False)
     found: list[nn.Parameter] = []
+    if not rank:
+        return own, found
     for layer in adaptable(own).values():
         low, shift = LowRank(layer.weight, rank), Shift(layer.bias)
         parametrize.register_parametrization(layer, "weight", low)

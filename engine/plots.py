@@ -63,6 +63,35 @@ def voices(points: np.ndarray, names: Sequence[str]) -> Any:
     return figure
 
 
+def voice_classes(
+    points: np.ndarray, classes: Sequence[str], averages: Mapping[str, np.ndarray],
+    names: Sequence[str], marked: Sequence[np.ndarray],
+) -> Any:  # fmt: skip
+    """Training speakers by class, the averages of the classes, and voices marked among them.
+
+    Args:
+        points: [speakers, 2] with their classes; averages: class -> [2]; marked: [2] each.
+    Returns:
+        A matplotlib Figure (arXiv:1802.06006, figure 5).
+    """
+    figure = _figure(8, 6)
+    axes = figure.subplots()
+    for i, one in enumerate(sorted(set(classes))):
+        mine = points[[c == one for c in classes]]
+        axes.scatter(*mine.T, s=10, alpha=0.4, color=f"C{i}", label=f"{one} ({len(mine)})")
+    for one, at in averages.items():
+        axes.annotate(
+            one, at, ha="center", va="center", fontsize=8,
+            bbox={"boxstyle": "round", "facecolor": "white", "alpha": 0.8},
+        )  # fmt: skip
+    for name, at in zip(names, marked, strict=True):
+        axes.scatter(*at, marker="*", s=160, color="black", zorder=3)
+        axes.annotate(name, at, xytext=(6, 6), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="first component", ylabel="second component")
+    axes.legend(fontsize=8)
+    return figure
+
+
 def principal(vectors: np.ndarray) -> np.ndarray:
     """[points, dim] -> [points, 2], their first two principal components."""
     centred = vectors - vectors.mean(axis=0)

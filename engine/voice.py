@@ -134,7 +134,7 @@ class Voice:
         shapes = {k: (t.dtype, t.ndim) for k, t in tensors.items() if k not in changes}
         fits = shapes == {"embedding": (torch.float32, 1), "weights": (torch.float32, 1)}
         if not fits or bool(changes) != (version == ADAPTED_FORMAT):
-            raise VoiceError(f"{path}: not the tensors of a voice: {sorted(tensors)}; make it again")
+            raise VoiceError(f"{path}: not the tensors of a voice: {sorted(tensors)}; clone again")
         embedding, weights = tensors["embedding"].numpy(), tensors["weights"].tolist()
         try:
             arrays = {k.removeprefix(ADAPT): t.numpy() for k, t in changes.items()}
@@ -147,7 +147,8 @@ class Voice:
     @property
     def adapted(self) -> bool:
         """Whether the voice was fitted to one generator, and speaks with no other."""
-        return bool(self.adaptation) or self.metadata.get("method", "").startswith("adapt-")
+        made = self.metadata.get("method", "").startswith("adapt-")
+        return bool(self.adaptation) or made or "adapted" in self.metadata
 
     def require(self, encoder: str | None, acoustic: str | None) -> None:
         """Raise VoiceError unless the voice fits these models (hex sha256; None fits any)."""
@@ -188,12 +189,20 @@ def blend(shares: Mapping[Voice, float]) -> Voice:
         A Voice whose weights are the scaled shares; its metadata names them and their consents.
 
     Raises:
-        VoiceError: voices of different encoders, no voices, or shares that cannot be scaled.
+        VoiceError: voices of different encoders, no voices, shares that cannot be scaled, or a
+            voice with its own weights (method "adapt-model").
     """
     total = sum(shares.values())
     if not shares or not all(s >= 0 for s in shares.values()) or not 0 < total < np.inf:
         raise VoiceError(f"shares {list(shares.values())}: give finite ones >= 0, not all zero")
     _require_one_encoder(list(shares))
+    if any(voice.adaptation for voice in shares):
+        raise VoiceError(
+            "a voice with its own weights cannot be mixed; clone with encode or adapt-embedding"
+        )
+    generators = {voice.acoustic for voice in shares}
+    if len(generators) > 1 and any(voice.adapted for voice in shares):
+        raise VoiceError("a voice adapted to one generator cannot be mixed with another's")
     scaled = {voice: share / total for voice, share in shares.items()}
     parts = [w * voice.embedding.astype(np.float64) for voice, w in scaled.items()]
     names = [f"{w:.3f} {v.metadata.get('name', 'unnamed')}" for v, w in scaled.items()]
@@ -201,8 +210,11 @@ def blend(shares: Mapping[Voice, float]) -> Voice:
     consents = list(dict.fromkeys(v.metadata.get("consent", "") for v in scaled))
     if all(consents):  # one without consent leaves the blend without
         metadata["consent"] = "; ".join(consents)[:1000]
+    if any(voice.adapted for voice in shares):
+        metadata["adapted"] = "yes"
     encoder = next(iter(shares)).encoder
-    return Voice(np.sum(parts, axis=0), tuple(scaled.values()), encoder, metadata)
+    acoustic = generators.pop() if len(generators) == 1 else ""
+    return Voice(np.sum(parts, axis=0), tuple(scaled.values()), encoder, metadata, acoustic)
 
 
 def _require_one_encoder(voices: list[Voice]) -> None:
