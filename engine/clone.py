@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -18,6 +19,7 @@ from engine.voice import Voice
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.judges import Judges
 
 METHODS = ("encode", "encode-finetuned", "adapt-embedding", "adapt-model")
 MAX_SAMPLES = 64
@@ -110,6 +112,14 @@ def _texts(transcript: Transcript, count: int) -> list[str]:
     return texts
 
 
+@cache
+def _recogniser() -> Judges:
+    """One for the process: its model takes a second to load."""
+    from engine.judges import Judges
+
+    return Judges()
+
+
 def recognise(sample: CloningSample) -> str:
     """What is said, by Whisper base.
 
@@ -117,10 +127,8 @@ def recognise(sample: CloningSample) -> str:
         EngineError: faster-whisper is not installed.
         InputError: it hears no words.
     """
-    from engine.judges import Judges
-
     try:
-        text = Judges().transcribe(sample.samples, sample.sample_rate)
+        text = _recogniser().transcribe(sample.samples, sample.sample_rate)
     except EngineError as error:
         raise EngineError(
             f"adaptation needs to know what is said: give transcript=…, or a recogniser: {error}"

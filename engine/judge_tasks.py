@@ -12,7 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine.config import ClassifierConfig, EncoderConfig, TrainConfig, VerifierConfig
+from engine.config import (
+    ClassifierConfig,
+    EncoderConfig,
+    TrainConfig,
+    VerifierConfig,
+    from_dict,
+)
 from engine.crops import SpeakerSampler
 from engine.data import Store, is_held_out
 from engine.errors import InputError
@@ -114,11 +120,17 @@ class VerifierTask:
 
 
 class ClassifierTask:
-    """Name the speaker of a crop. Held-out recordings of the same people are for validation."""
+    """Name the speaker of a crop.
+
+    Args:
+        held_out: share of the recordings kept for validation.
+    """
 
     kind = "classifier"
 
-    def __init__(self, store: Store, config: ClassifierConfig, train: TrainConfig) -> None:
+    def __init__(
+        self, store: Store, config: ClassifierConfig, train: TrainConfig, held_out: float = 0.1
+    ) -> None:
         self.train = train
         speakers = sorted({u.speaker for u in store.utterances})
         if config.speakers != len(speakers):
@@ -127,7 +139,7 @@ class ClassifierTask:
         self.extra: dict[str, Any] = {"speakers": speakers}
         torch.manual_seed(train.seed)
         self.model = SpeakerClassifier(config)
-        held = np.array([is_held_out(u, 0.1) for u in store.utterances])
+        held = np.array([is_held_out(u, held_out) for u in store.utterances])
         everyone = np.arange(len(store))
         crops = EncoderConfig(audio=config.audio)
         self.training = SpeakerSampler(store, everyone[~held], crops)
@@ -157,3 +169,13 @@ class ClassifierTask:
 
     def show(self, writer: Any, step: int) -> None:
         """Nothing to see beside the figures."""
+
+
+def judge_task(
+    what: str, store: Store, values: dict[str, Any], train: TrainConfig
+) -> VerifierTask | ClassifierTask:
+    """The task of `clonewave train verifier|classifier`."""
+    if what == "verifier":
+        return VerifierTask(store, from_dict(VerifierConfig, values), train)
+    values = values | {"speakers": len({u.speaker for u in store.utterances})}
+    return ClassifierTask(store, from_dict(ClassifierConfig, values), train)

@@ -92,6 +92,23 @@ def voice_classes(
     return figure
 
 
+def by_samples(figures: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Any:
+    """Figure -> method -> cloning samples -> value: a panel a figure, a line a method."""
+    figure = _figure(4.5 * max(1, len(figures)), 3.6)
+    panels = figure.subplots(1, max(1, len(figures)), squeeze=False)[0]
+    for axes, (name, rows) in zip(panels, figures.items(), strict=False):
+        for i, (method, row) in enumerate(rows.items()):
+            style = "k--" if method == "real recordings" else f"C{i}o-"
+            axes.plot(list(row), list(row.values()), style, markersize=4, label=method)
+        counts = sorted({n for row in rows.values() for n in row})
+        axes.set(title=name, xlabel="cloning samples", xscale="log", ylim=(-0.02, 1.02))
+        axes.set_xticks(counts, [str(n) for n in counts])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    return figure
+
+
 def principal(vectors: np.ndarray) -> np.ndarray:
     """[points, dim] -> [points, 2], their first two principal components."""
     centred = vectors - vectors.mean(axis=0)

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from engine.kernels import Decoder, DecoderInputs, DecoderState, DecoderWeights
 from torch import Tensor
+
+from engine.kernels import Decoder, DecoderInputs, DecoderState, DecoderWeights
 
 
 @dataclass(frozen=True)
