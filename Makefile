@@ -13,7 +13,7 @@ NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 PEOPLE ?= people
-.PHONY: help demo quality samples test lint types wheel bench gpu sanitize clean
+.PHONY: help demo quality samples test lint types wheel bench gpu fuzz sanitize clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -59,6 +59,9 @@ bench: $(VENV)/.dev  ## every benchmark; each kernel is checked before it is tim
 
 gpu: $(VENV)/.dev  ## all that a GPU has to show: tests, sanitizer, benchmarks, in under 10 minutes
 	$(BIN)/python bench/gpu.py
+
+fuzz: $(VENV)/.dev  ## 60,000 damaged voice files against the loader; minutes
+	$(BIN)/pytest -q tests/test_voice.py -k damage --damaged-files 30000
 
 # In a copy laid out as it is installed; Python itself is not built with the sanitizers, so they
 # are loaded before it.

@@ -193,8 +193,8 @@ def test_the_best_look_is_what_is_kept(engine):
     assert looks[0].step == 0 and looks[0].best
     scores = [look.score for look in taken]
     assert scores == sorted(scores)
-    clear = [look.score for look in looks if look.clarity <= adapt.MUMBLED]
-    assert scores[-1] == max(clear)
+    clear = [look.score for look in looks if look.clarity <= adapt.MUMBLED["adapt-model"]]
+    assert scores[-1] > max(clear) - adapt.GAIN - 1e-6
     assert voice.metadata["adapt_steps"] == str(taken[-1].step)
     assert voice.metadata["adapt_stopped"] in ("metric", "budget")
     assert bool(voice.adaptation) == (taken[-1].step > 0 or len(taken) == 1)
@@ -236,11 +236,11 @@ def test_fitting_brings_the_mel_nearer(engine):
     )
     fit = adapt._Fit(*adapt_weights.trainable(engine.acoustic, 4), torch.ones(16), [aligned])
     with torch.no_grad():
-        before = float(fit._loss(aligned))
+        before = float(fit._loss(aligned, False))
     for step in range(30):
         fit.step(step)
     with torch.no_grad():
-        assert float(fit._loss(aligned)) < 0.9 * before
+        assert float(fit._loss(aligned, False)) < 0.9 * before
 
 
 def test_what_adaptation_needs_is_said(engine, tmp_path, monkeypatch):
