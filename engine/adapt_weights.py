@@ -81,7 +81,7 @@ def trainable(acoustic: Acoustic, rank: int) -> tuple[Acoustic, list[nn.Paramete
 
 def difference(acoustic: Acoustic) -> dict[str, np.ndarray]:
     """The difference on a generator that `trainable` made, as float16 arrays."""
-    found = {}
+    found: dict[str, np.ndarray] = {}
     for name, layer in adaptable(acoustic).items():
         low, shift = layer.parametrizations.weight[0], layer.parametrizations.bias[0]
         parts = {"up": low.up, "down": low.down, "bias": shift.bias}

@@ -150,10 +150,16 @@ def encode_samples(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Speaker embedding [speaker_dim] of prepared samples and the weight of each, sum 1."""
     mels = [_mel(sample.samples, engine) for sample in samples]
-    trust = clearness([sample.snr_db for sample in samples])
-    if len(mels) > 2 and engine.verifier is not None:
-        trust = trust * agreement(engine.verifier, mels)
-    return encode(engine, mels, trust)
+    return encode(engine, mels, trust(engine, samples))
+
+
+def trust(engine: Engine, samples: Sequence[CloningSample]) -> np.ndarray:
+    """[samples] factors on the attention weights; see sample_weights.py."""
+    found = clearness([sample.snr_db for sample in samples])
+    if len(samples) > 2 and engine.verifier is not None:
+        mels = [_mel(sample.samples, engine) for sample in samples]
+        found = found * agreement(engine.verifier, mels)
+    return found
 
 
 @torch.no_grad()

@@ -214,8 +214,8 @@ class VerifierConfig:
 
     audio: AudioConfig = field(default_factory=AudioConfig)
     filters: int = 64
-    kernel: tuple[int, ...] = (20, 5)  # mel bands, frames
-    stride: tuple[int, ...] = (8, 2)
+    kernel: tuple[int, int] = (20, 5)  # mel bands, frames
+    stride: tuple[int, int] = (8, 2)
     channels: int = 128
 
 

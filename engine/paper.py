@@ -225,10 +225,10 @@ class _Judges:
     def real(self) -> Clone:
         """The people's own cloning samples through the same judges."""
         rows = [self(person, person.cloning) for person in self.people]
-        gather = lambda part, k: [x for row in rows for x in row[part].get(k, [])]  # noqa: E731
         ks = [k for k, enrolled in self.enrolled.items() if enrolled is not None]
-        same, other = ({k: gather(part, k) for k in ks} for part in (0, 1))
-        right = [x for row in rows for x in row[2]]
+        same = {k: [x for own, _, _ in rows for x in own[k]] for k in ks}
+        other = {k: [x for _, others, _ in rows for x in others[k]] for k in ks}
+        right = [x for _, _, named in rows for x in named]
         return Clone("all", "real recordings", 0, 0.0, 0.0, 0, 0, same, other, right, [])
 
 

@@ -59,9 +59,11 @@ class SpeakerEncoder(nn.Module):
         """
         batch, count = present.shape
         pooled = self.pool(mel.flatten(0, 1), frames.flatten()).view(batch, count, -1)
-        return self.embed(pooled, present)
+        return self.embed(pooled, present, trust)
 
-    def embed(self, pooled: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(
+        self, pooled: Tensor, present: Tensor, trust: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `forward`, from what `pool` gave: [batch, cloning_samples, channels]."""
         weights = self.attend(pooled, present)
         if trust is not None:
