@@ -49,7 +49,7 @@ SELF_FED = 3  # of 4 steps the decoder hears its own mel, as it will when it spe
 ATTENTION_SHARE = 0.1  # of the attention's cross-entropy in the loss: the path is an estimate
 # Distance from the sentences as the encoder's voice says them, beyond which they are unclear.
 # Another embedding changes the rhythm, too, which alone makes 0.6; the weights leave it alone.
-MUMBLED = {"adapt-embedding": 0.65, "adapt-model": 0.5}
+MUMBLED = {"adapt-embedding": 0.65, "adapt-model": 0.3}
 GAIN = 0.1  # log-odds by which a later voice must be better than an earlier, clearer one
 SENTENCES = (
     "The morning train was late because of heavy snow on the line.",

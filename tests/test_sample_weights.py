@@ -51,7 +51,7 @@ def test_noise_gets_little_weight_even_beside_one_good_sample(engine, reader):
 
 def test_another_person_among_three_samples_gets_little_weight(engine, reader):
     samples, rate = reader
-    other = -engine.default_voice().embedding  # as far from the reader as voices get
+    other = -engine.clone(samples[0], rate).embedding  # as far from the reader as voices get
     speech = engine.synthesize("This is somebody else, whom nobody asked for.", other, seed=0)
     stranger = 0.5 * audio.resample(speech.samples, speech.sample_rate, rate)
     found = weights(engine, [samples[0], stranger, samples[2]], rate)
