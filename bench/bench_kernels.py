@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_as_accurate, sampled, teacher_forced
+from engine.kernels import reference
 
 from engine import kernels
-from engine.kernels import reference
 
 SAMPLE_RATE = 24_000
 STEPS = 120  # 20 ms of four-band audio

@@ -13,11 +13,10 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
-from torch import Tensor
-
 from engine.kernels import checks
 from engine.kernels.dispatch import BackendUnavailable
 from engine.kernels.reference import WaveNet, WaveNetState
+from torch import Tensor
 
 
 def _load(name: str) -> ModuleType | None:

@@ -6,12 +6,11 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
-
 from engine.kernels import native
 from engine.kernels.checks import check_decoder_generate
 from engine.kernels.dispatch import BackendUnavailable
 from engine.kernels.reference_decoder import Decoder, DecoderInputs, DecoderState
+from torch import Tensor
 
 # Packed weights by network: they live as long as it does, and a network never changes.
 _packed: WeakKeyDictionary[Decoder, Any] = WeakKeyDictionary()

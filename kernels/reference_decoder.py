@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+from engine.kernels.reference import PRECISIONS
 from torch import Tensor
 from torch.nn import functional as F
-
-from engine.kernels.reference import PRECISIONS
 
 
 class DecoderWeights(NamedTuple):

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import torch
+from engine.kernels import WaveNet, WaveNetState, WaveNetWeights
 from torch import Tensor
 
 from engine import kernels
-from engine.kernels import WaveNet, WaveNetState, WaveNetWeights
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from engine.kernels import WaveNet
 from torch import Tensor
 
 from engine import kernels
-from engine.kernels import WaveNet
 
 
 def assert_as_accurate(actual: Tensor, op: Callable, *inputs: Tensor, factor: float = 2.0) -> None:

@@ -4,9 +4,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch import Tensor
-
 from engine.kernels import Decoder, DecoderInputs, DecoderState, DecoderWeights
+from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import decoder_cases as cases
 import pytest
 import tiny
 import torch
+from engine.kernels import BackendUnavailable, native_decoder
 
 from engine import kernels
-from engine.kernels import BackendUnavailable, native_decoder
 from engine.models.acoustic import Acoustic
 
 ISAS = [name for name, reason in kernels.isas().items() if reason is None]

@@ -3,10 +3,10 @@
 import cases
 import pytest
 import torch
-
-from engine import kernels
 from engine.kernels import BackendUnavailable, native
 from engine.kernels.dispatch import Impl, Op
+
+from engine import kernels
 
 SHAPE = cases.WaveNetShape(1, 2, 2, 16, 16)
 

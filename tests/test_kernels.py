@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from compare import assert_as_accurate, sampled, teacher_forced
+from engine.kernels import BackendUnavailable, native, reference
 
 from engine import kernels
-from engine.kernels import BackendUnavailable, native, reference
 
 ISAS = [name for name, reason in kernels.isas().items() if reason is None]
 pytestmark = pytest.mark.usefixtures("cpp", "poisoned_memory")

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from compare import sampled, teacher_forced
+from engine.kernels import reference
 
 from engine import kernels
-from engine.kernels import reference
 
 
 @pytest.mark.parametrize("name", ["odd", "one_band"])
