@@ -48,7 +48,7 @@ class Plan:
 
     methods: tuple[str, ...] = METHODS
     counts: tuple[int, ...] = COUNTS
-    people: int = 8
+    people: int = 6
     sentences: int = 2
     budget_s: float = 12.0  # of one adaptation
     classifier_steps: int = 300  # 0: no classification
@@ -242,7 +242,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     group.add_argument("--methods", help=f"of {','.join(METHODS)} (default: all)")
     group.add_argument("--counts", help="cloning samples (default: 1,2,3,5,10)")
-    group.add_argument("--people", type=int, help=f"at most so many (default {Plan.people})")
     group.add_argument(
         "--budget", type=float, help=f"seconds of an adaptation (default {Plan.budget_s:g})"
     )
@@ -257,6 +256,8 @@ def run(args: argparse.Namespace) -> int:
     """Runs `clonewave evaluate --paper`: tables to stdout, progress to stderr."""
     import engine  # here, not above: the package itself imports this module's neighbours
 
+    if args.folder is None:
+        raise InputError("give a folder that holds a folder of recordings for each speaker")
     cloner = engine.Engine(weights=args.weights, backend=args.backend)
     report = evaluate_paper(cloner, args.folder, _plan(args))
     if args.out is not None:
@@ -271,7 +272,7 @@ def _plan(args: argparse.Namespace) -> Plan:
         changes["methods"] = tuple(args.methods.split(","))
     if args.counts:
         changes["counts"] = tuple(int(n) for n in args.counts.split(",") if n.isdecimal())
-    changes |= {"people": args.people} if args.people else {}
+    changes["people"] = min(args.people, SMOKE.people) if args.smoke else args.people
     changes |= {"budget_s": args.budget} if args.budget else {}
     changes |= {"classifier_steps": 0} if args.no_classifier else {}
     plan = replace(SMOKE if args.smoke else Plan(), **changes)
