@@ -60,6 +60,9 @@ bench: $(VENV)/.dev  ## every benchmark; each kernel is checked before it is tim
 gpu: $(VENV)/.dev  ## all that a GPU has to show: tests, sanitizer, benchmarks, in under 10 minutes
 	$(BIN)/python bench/gpu.py
 
+fuzz: $(VENV)/.dev  ## 60,000 damaged voice files against the loader; minutes
+	$(BIN)/pytest -q tests/test_voice.py -k damage --damaged-files 30000
+
 # In a copy laid out as it is installed; Python itself is not built with the sanitizers, so they
 # are loaded before it.
 SANITIZERS = $(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))

@@ -58,7 +58,9 @@ def clone(
         wav: path, binary file object, 1-D or 2-D float or int16 array or tensor (then give
             `sample_rate`), or a list of these: several cloning samples of the same person.
         sample_rate: Hz, of arrays and tensors.
-        options: method="encode", name=..., consent=...; see `engine.clone.clone`.
+        options: method="encode", transcript=..., name=..., consent=..., budget_s=...; see
+            `engine.clone.clone`. Methods "adapt-embedding" and "adapt-model" fit the voice to the
+            recordings and their transcript in a minute or five; "encode" takes milliseconds.
     Raises:
         InputError: too short, silent, clipped, not audio, not finite; the message says which.
     Source: arXiv:1802.06006, section 3.3.
@@ -92,6 +94,19 @@ def stream(
     return default_engine().stream(text, emb, speed=speed, seed=seed)
 
 
+def morph(voice: Voice, towards: str, amount: float = 1.0) -> Voice:
+    """The voice, moved towards "female", "male", "american" or "british" by class averages.
+
+    Args:
+        amount: 0 to 3; 1 takes a voice of the opposite class as far as the averages are apart.
+    Raises:
+        InputError: an unknown class or amount.
+        VoiceError: a voice of another encoder, or one with its own weights.
+    Source: arXiv:1802.06006, section 4.4.
+    """
+    return default_engine().morph(voice, towards, amount)
+
+
 __all__ = [
     "BackendUnavailable",
     "ConfigError",
@@ -109,6 +124,7 @@ __all__ = [
     "blend",
     "clone",
     "default_engine",
+    "morph",
     "stream",
     "synthesize",
 ]

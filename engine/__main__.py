@@ -39,7 +39,7 @@ VERBS: dict[str, tuple[str, Callable[[argparse.ArgumentParser], None], Callable]
     "info": ("models, sizes, configuration", commands.add_info, commands.info),
     "doctor": ("what works on this machine, and why not", commands.add_doctor, commands.doctor),
     "serve": ("speech for other programs", serve_command.add_arguments, serve_command.run),
-    "voices": ("the voices that a server keeps", voices_command.add_arguments, voices_command.run),
+    "voices": ("voice files and stores", voices_command.add_arguments, voices_command.run),
     "batch": ("speak a file of texts, resumable", batch_command.add_arguments, batch_command.run),
     "wyoming": ("speech for Home Assistant", wyoming_command.add_arguments, wyoming_command.run),
     "train": ("train a model", train_command.add_arguments, train_command.run),

@@ -32,7 +32,7 @@ from engine.errors import WeightsError
 from engine.files import PathLike
 
 FORMAT = "1"
-KINDS = ("vocoder", "acoustic", "encoder")
+KINDS = ("vocoder", "acoustic", "encoder", "verifier", "classifier")
 MODEL_LIMIT_BYTES = 1 << 30
 STATE_LIMIT_BYTES = 1 << 34
 HEADER_LIMIT_BYTES = 1 << 20
@@ -126,7 +126,7 @@ def save_model(
         state: a module's `state_dict()`.
         config: plain JSON values, `config.to_dict(...)`.
         extra: further metadata, for example steps and scores.
-        kind: "vocoder", "acoustic" or "encoder".
+        kind: one of KINDS.
         dtype: store floating tensors so (torch.float16 halves the file); None keeps theirs.
 
     Raises:

@@ -1,26 +1,31 @@
-"""Recordings of a person -> Voice, by speaker encoding (arXiv:1802.06006, section 3.3)."""
+"""Recordings of a person -> Voice, by the four methods of arXiv:1802.06006 (section 3)."""
 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
 
 from engine import audio
-from engine.audio import AudioSource
+from engine.audio import AudioSource, CloningSample
 from engine.errors import EngineError, InputError
 from engine.models.layers import log_mel
+from engine.sample_weights import agreement, clearness
 from engine.voice import Voice
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.judges import Judges
 
-METHODS = ("encode",)
-PLANNED = ("encode-finetuned", "adapt-embedding", "adapt-model")
+METHODS = ("encode", "encode-finetuned", "adapt-embedding", "adapt-model")
 MAX_SAMPLES = 64
+DOUBTFUL = 0.3  # of an equal share: adaptation does not fit a sample of less weight
+
+Transcript = str | Sequence[str] | None
 
 
 def clone(
@@ -29,32 +34,50 @@ def clone(
     sample_rate: int | None = None,
     *,
     method: str = "encode",
+    transcript: Transcript = None,
     name: str | None = None,
     consent: str | None = None,
+    budget_s: float | None = None,
+    on_look: Callable[..., bool | None] | None = None,
+    progress: bool = False,
 ) -> Voice:
     """A Voice from one recording or several of the same person.
 
     Args:
         wav: path, binary file object, float or int16 array or tensor, or a list of these.
         sample_rate: Hz; required for arrays and tensors.
-        method: "encode": the speaker encoder, milliseconds, no transcript.
+        method: "encode": the speaker encoder, milliseconds, no transcript. "encode-finetuned": the
+            same, and an error unless the encoder was tuned together with the generator.
+            "adapt-embedding", "adapt-model": gradient steps on the embedding, or on it and a small
+            weight difference, within `budget_s`; 3 s of speech or more and its transcript.
+        transcript: for adaptation, what is said; a list of texts for a list of recordings. None:
+            recognised by faster-whisper where it is installed.
         name: label kept in the voice's metadata.
         consent: statement of the speaker's consent, kept in the voice's metadata.
+        budget_s: seconds that adaptation may take; None: 60 for the embedding, 300 for the model.
+        on_look: called with an `adapt.Look` at every look at the speaker metric; returning False
+            ends adaptation with the best voice so far, as Ctrl-C does.
+        progress: show a progress bar while adapting.
     Raises:
-        InputError: audio that cannot be used (which, why, what to do), or an unknown method.
-        EngineError: a method that is not built yet.
+        InputError: audio or a transcript that cannot be used (which, why, what to do), an unknown
+            method, or one that these weights do not offer.
+        EngineError: a transcript is needed, none is given and no recogniser is installed.
+        WeightsError: adaptation with weights that came without a verifier.
     """
-    if method in PLANNED:
-        raise EngineError(f"method {method!r} is not built yet; use one of {list(METHODS)}")
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; use one of {list(METHODS)}")
+    if method == "encode-finetuned" and not engine.encoder_tuned:
+        raise InputError(
+            "the encoder of these weights was not tuned with their generator; use method 'encode'"
+        )
     sources = list(wav) if isinstance(wav, (list, tuple)) else [cast(AudioSource, wav)]
     if not 1 <= len(sources) <= MAX_SAMPLES:
         raise InputError(f"{len(sources)} cloning samples; give 1 to {MAX_SAMPLES}")
+    adapting = method.startswith("adapt-")
+    texts = _texts(transcript, len(sources))
     config = engine.config.encoder
     samples = [audio.prepare(s, sample_rate, config=config.audio) for s in sources]
-    mels = [_mel(sample.samples, engine) for sample in samples]
-    embedding, weights = encode(engine, mels)
+    embedding, weights = encode_samples(engine, samples)
     metadata = {
         "method": method,
         "seconds": f"{sum(s.seconds for s in samples):.2f}",
@@ -63,7 +86,56 @@ def clone(
     }
     metadata |= {"name": name} if name else {}
     metadata |= {"consent": consent} if consent else {}
-    return Voice(embedding, tuple(weights.tolist()), engine.encoder_hash, metadata)
+    difference: dict[str, np.ndarray] = {}
+    if adapting:
+        from engine.adapt import adapt  # here: it needs the training code, encoding does not
+
+        used = [i for i, w in enumerate(weights) if w * len(weights) >= DOUBTFUL]
+        found = adapt(
+            engine, [samples[i].samples for i in used],
+            [texts[i] or recognise(samples[i]) for i in used], embedding, method=method,
+            budget_s=budget_s, on_look=on_look, progress=progress,
+        )  # fmt: skip
+        embedding, difference = found.embedding, found.difference
+        metadata |= found.metadata()
+    return Voice(
+        embedding, tuple(weights.tolist()), engine.encoder_hash, metadata, engine.acoustic_hash,
+        difference,
+    )  # fmt: skip
+
+
+def _texts(transcript: Transcript, count: int) -> list[str]:
+    """One text a recording; "" where none is given."""
+    texts = [transcript] if isinstance(transcript, str) else list(transcript or [""] * count)
+    if len(texts) != count or not all(isinstance(text, str) for text in texts):
+        raise InputError(f"{count} recordings, {len(texts)} transcripts; give one text for each")
+    return texts
+
+
+@cache
+def _recogniser() -> Judges:
+    """One for the process: its model takes a second to load."""
+    from engine.judges import Judges
+
+    return Judges()
+
+
+def recognise(sample: CloningSample) -> str:
+    """What is said, by Whisper base.
+
+    Raises:
+        EngineError: faster-whisper is not installed.
+        InputError: it hears no words.
+    """
+    try:
+        text = _recogniser().transcribe(sample.samples, sample.sample_rate)
+    except EngineError as error:
+        raise EngineError(
+            f"adaptation needs to know what is said: give transcript=…, or a recogniser: {error}"
+        ) from error
+    if not any(letter.isalpha() for letter in text):
+        raise InputError("no words recognised in the recording; give its transcript")
+    return text
 
 
 def _mel(samples: np.ndarray, engine: Engine) -> torch.Tensor:
@@ -73,13 +145,37 @@ def _mel(samples: np.ndarray, engine: Engine) -> torch.Tensor:
     return log_mel(tensor[None], audio_config, engine.backend)[0]
 
 
+def encode_samples(
+    engine: Engine, samples: Sequence[CloningSample]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Speaker embedding [speaker_dim] of prepared samples and the weight of each, sum 1."""
+    mels = [_mel(sample.samples, engine) for sample in samples]
+    return encode(engine, mels, trust(engine, samples))
+
+
+def trust(engine: Engine, samples: Sequence[CloningSample]) -> np.ndarray:
+    """[samples] factors on the attention weights; see sample_weights.py."""
+    found = clearness([sample.snr_db for sample in samples])
+    if len(samples) > 2 and engine.verifier is not None:
+        mels = [_mel(sample.samples, engine) for sample in samples]
+        found = found * agreement(engine.verifier, mels)
+    return found
+
+
 @torch.no_grad()
-def encode(engine: Engine, mels: Sequence[torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
-    """Speaker embedding [speaker_dim] and attention weights of cloning samples [n_mels, frames]."""
+def encode(
+    engine: Engine, mels: Sequence[torch.Tensor], trust: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Speaker embedding [speaker_dim] and attention weights of cloning samples [n_mels, frames].
+
+    Args:
+        trust: [samples] factors > 0 on the attention weights; None: ones.
+    """
     frames = torch.tensor([[m.shape[1] for m in mels]], device=engine.device)
     padded = torch.zeros(1, len(mels), mels[0].shape[0], int(frames.max()), device=engine.device)
     for i, mel in enumerate(mels):
         padded[0, i, :, : mel.shape[1]] = mel
     present = torch.ones(1, len(mels), dtype=torch.bool, device=engine.device)
-    embedding, weights = engine.encoder(padded, frames, present)
+    factors = None if trust is None else torch.tensor(trust[None], device=engine.device).float()
+    embedding, weights = engine.encoder(padded, frames, present, factors)
     return embedding[0].cpu().numpy(), weights[0].cpu().numpy()

@@ -209,6 +209,29 @@ class LossConfig:
 
 
 @dataclass(frozen=True)
+class VerifierConfig:
+    """Speaker verification model (arXiv:1802.06006, appendix C): are two recordings one person?"""
+
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    filters: int = 64
+    kernel: tuple[int, int] = (20, 5)  # mel bands, frames
+    stride: tuple[int, int] = (8, 2)
+    channels: int = 128
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """Speaker classifier (arXiv:1802.06006, appendix C): which of `speakers` people speaks?"""
+
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    channels: int = 256
+    layers: int = 6
+    kernel_size: int = 4
+    embedding: int = 32
+    speakers: int = 2
+
+
+@dataclass(frozen=True)
 class TrainConfig:
     """One training run. `steps` may be raised later: the run then goes on."""
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import threading
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -11,15 +14,23 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine import checkpoint, kernels
+from engine import adapt_weights, algebra, checkpoint, kernels
 from engine.audio import AudioSource
 from engine.clone import clone
-from engine.config import AcousticConfig, EncoderConfig, ModelConfig, VocoderConfig, from_dict
+from engine.config import (
+    AcousticConfig,
+    EncoderConfig,
+    ModelConfig,
+    VerifierConfig,
+    VocoderConfig,
+    from_dict,
+)
 from engine.device import DevicePath, Person, clone_many
 from engine.errors import BackendUnavailable, InputError, VoiceError, WeightsError
 from engine.files import PathLike
 from engine.models.acoustic import Acoustic
 from engine.models.speaker_encoder import SpeakerEncoder
+from engine.models.verifier import SpeakerVerifier
 from engine.models.vocoder import Vocoder
 from engine.speech import Speech
 from engine.synthesize import check, stream, synthesize
@@ -27,6 +38,8 @@ from engine.voice import Voice
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights"
 BACKEND_VARIABLE = "CLONEWAVE_BACKEND"  # read once, when an Engine is built without a backend
+
+ADAPTED = 4  # generators with a voice's own weights that are kept ready, 50 MB each
 
 AnyVoice = Voice | PathLike | np.ndarray | Tensor
 Model = TypeVar("Model", bound=nn.Module)
@@ -61,9 +74,10 @@ class Engine:
         folder = Path(weights) if weights is not None else DEFAULT_WEIGHTS
         if not folder.is_dir():
             raise WeightsError(f"{folder}: no such folder; train one with `clonewave train`")
-        acoustic, acoustic_config = _load(folder, "acoustic", AcousticConfig, Acoustic)
-        encoder, encoder_config = _load(folder, "encoder", EncoderConfig, SpeakerEncoder)
-        vocoder, vocoder_config = _load(folder, "vocoder", VocoderConfig, Vocoder)
+        acoustic, acoustic_config, _ = _load(folder, "acoustic", AcousticConfig, Acoustic)
+        encoder, encoder_config, extra = _load(folder, "encoder", EncoderConfig, SpeakerEncoder)
+        vocoder, vocoder_config, _ = _load(folder, "vocoder", VocoderConfig, Vocoder)
+        self.encoder_tuned = extra.get("tuned", "true") == "true"  # together with the generator
         self.config = ModelConfig(vocoder_config, acoustic_config, encoder_config)
         self.acoustic = acoustic.to(self.device)
         self.encoder = encoder.to(self.device)
@@ -76,8 +90,11 @@ class Engine:
         self.network = self.vocoder.network(chosen)
         self.decoder = self.acoustic.network()
         self.encoder_hash = checkpoint.sha256(folder / "encoder.safetensors")
+        self.acoustic_hash = checkpoint.sha256(folder / "acoustic.safetensors")
         self.folder = folder
         self.path = DevicePath(self) if on_gpu else None
+        self._adapted: dict[str, Engine] = {}
+        self._lock = threading.Lock()
 
     def clone(
         self,
@@ -116,12 +133,12 @@ class Engine:
     def _speak(
         self, texts: list[str], voices: list[Any], speed: float, seed: int | None
     ) -> list[Speech]:
+        speakers = [self.speaker(voice) for voice in voices]
         if self.path is None:
             return [
-                synthesize(self, text, self._embedding(voice), speed=speed, seed=seed)
-                for text, voice in zip(texts, voices, strict=True)
+                synthesize(own, text, embedding.to(self.device), speed=speed, seed=seed)
+                for text, (own, embedding) in zip(texts, speakers, strict=True)
             ]
-        speakers = [(self, self.embedding(voice)) for voice in voices]
         count, seed = len(texts), check(speed, seed)
         return self.path.synthesize(texts, speakers, [speed] * count, [seed] * count)
 
@@ -131,7 +148,23 @@ class Engine:
         """Chunks of float32 samples that join to what `synthesize` returns."""
         if self.path is not None:
             return self.path.stream(text, self.embedding(emb), speed, check(speed, seed))
-        return stream(self, text, self._embedding(emb), speed=speed, seed=seed)
+        own, embedding = self.speaker(emb)
+        return stream(own, text, embedding.to(self.device), speed=speed, seed=seed)
+
+    @cached_property
+    def verifier(self) -> SpeakerVerifier | None:
+        """The speaker verification model of these weights; None where they came without one."""
+        if not (self.folder / "verifier.safetensors").is_file():
+            return None
+        return _load(self.folder, "verifier", VerifierConfig, SpeakerVerifier)[0].to(self.device)
+
+    def morph(self, voice: Voice, towards: str, amount: float = 1.0) -> Voice:
+        """The voice, moved towards "female", "male", "american" or "british"; see `algebra.morph`.
+
+        Raises:
+            WeightsError: these weights came without class averages.
+        """
+        return algebra.morph(voice, towards, algebra.of_engine(self), amount)
 
     def default_voice(self) -> Voice:
         """The voice that speaks when none is given.
@@ -141,21 +174,39 @@ class Engine:
         """
         return Voice.load(self.folder / "voice.safetensors", self.encoder_hash)
 
-    def embedding(self, emb: AnyVoice) -> Tensor:
-        """[speaker_dim] on the host; checks that it belongs to this engine.
+    def adapted(self, voice: Voice) -> Engine:
+        """This engine with the voice's own generator weights; itself where it has none.
 
         Raises:
-            VoiceError: not a voice, or made for another encoder.
+            VoiceError: the voice belongs to another encoder or generator.
         """
+        voice.require(self.encoder_hash, self.acoustic_hash)
+        if not voice.adaptation:
+            return self
+        changes = {k: torch.tensor(a) for k, a in voice.adaptation.items()}
+        key = checkpoint.digest(changes, {})
+        with self._lock:
+            if key not in self._adapted:
+                own = copy.copy(self)
+                own.acoustic = adapt_weights.applied(self.acoustic, voice.adaptation)
+                own.decoder = own.acoustic.network()
+                while len(self._adapted) >= ADAPTED:
+                    del self._adapted[next(iter(self._adapted))]
+                self._adapted[key] = own
+            return self._adapted[key]
+
+    def speaker(self, emb: Any) -> tuple[Engine, Tensor]:
+        """Who speaks: this engine, adapted where the voice asks for it, and its embedding
+        [speaker_dim] on the host; checks that the voice belongs to this engine.
+
+        Raises:
+            VoiceError: not a voice, or made for another encoder or generator.
+        """
+        own = self
         if isinstance(emb, (str, os.PathLike)):
-            emb = Voice.load(emb, self.encoder_hash)
+            emb = Voice.load(emb, self.encoder_hash, self.acoustic_hash)
         if isinstance(emb, Voice):
-            if emb.encoder != self.encoder_hash:
-                raise VoiceError(
-                    f"voice of encoder {emb.encoder[:8]}, this engine has {self.encoder_hash[:8]};"
-                    " clone the recordings again with this engine"
-                )
-            emb = emb.embedding
+            own, emb = self.adapted(emb), emb.embedding
         try:
             embedding = torch.tensor(np.asarray(emb), dtype=torch.float32)
         except (TypeError, ValueError) as error:
@@ -164,6 +215,21 @@ class Engine:
         wanted = (self.config.encoder.speaker_dim,)
         if tuple(embedding.shape) != wanted or not torch.isfinite(embedding).all():
             raise VoiceError(f"embedding {list(embedding.shape)}: need finite {list(wanted)}")
+        return own, embedding
+
+    def embedding(self, emb: AnyVoice) -> Tensor:
+        """[speaker_dim] on the host; checks that it belongs to this engine.
+
+        Raises:
+            VoiceError: not a voice, made for another encoder, or one that speaks with its own
+                weights, where the caller can use the engine's alone.
+        """
+        own, embedding = self.speaker(emb)
+        if own is not self:
+            raise VoiceError(
+                "a voice with its own weights (method adapt-model) cannot be spoken here; use "
+                "Engine.synthesize, or clone it with encode or adapt-embedding"
+            )
         return embedding
 
     def _embedding(self, emb: AnyVoice) -> Tensor:
@@ -171,15 +237,18 @@ class Engine:
         return self.embedding(emb).to(self.device)
 
 
-def _load(folder: Path, kind: str, config_type: Any, model_type: type[Model]) -> tuple[Model, Any]:
-    state, values, _ = checkpoint.load_model(folder / f"{kind}.safetensors", kind)
+def _load(
+    folder: Path, kind: str, config_type: Any, model_type: type[Model]
+) -> tuple[Model, Any, dict[str, str]]:
+    """A model, its config and the free metadata of its file."""
+    state, values, extra = checkpoint.load_model(folder / f"{kind}.safetensors", kind)
     config = from_dict(config_type, values)
     model = model_type(config)
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise WeightsError(f"{folder / kind}.safetensors: not the weights of its config") from error
-    return model.eval().requires_grad_(False), config
+    return model.eval().requires_grad_(False), config, extra
 
 
 def _device(name: str) -> torch.device:

@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -287,7 +288,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sentences", type=int, help="sentences a speaker (default 4; with --sweep 2)"
     )
     parser.add_argument(
-        "--people", type=int, default=6, help="with --sweep: how many of the folder's (default 6)"
+        "--people", type=int, default=6, help="with --sweep and --paper: how many of the folder's (default 6)"
     )
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="length of the cloning sample (default 3)"
@@ -307,6 +308,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthesis (default 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
+    parser.add_argument("--method", default="encode", help="of `clonewave clone` (default encode)")
+    from engine import paper
+
+    paper.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -315,12 +320,17 @@ def run(args: argparse.Namespace) -> int:
 
     if args.folder is None and not args.robustness:
         raise InputError("give a folder that holds a folder of recordings for each speaker")
+    if args.paper:
+        from engine import paper
+
+        return paper.run(args)
     cloner = engine.Engine(
         weights=args.weights, backend=args.backend, precision=args.precision
     )
     settings = {
         "weights": str(args.weights or "default"), "backend": cloner.backend,
         "precision": cloner.network.precision, "models": hashes(cloner.folder),
+        "method": args.method,
     }  # fmt: skip
     if args.robustness or args.sweep:
         from engine import robustness, sweep  # here: they build on this module
@@ -329,7 +339,7 @@ def run(args: argparse.Namespace) -> int:
     report = evaluate(
         args.folder,
         synthesize=cloner.synthesize,
-        clone=cloner.clone,
+        clone=partial(cloner.clone, method=args.method),
         sentences=4 if args.sentences is None else args.sentences,
         seconds=args.seconds,
         seed=args.seed,

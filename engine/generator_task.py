@@ -69,7 +69,9 @@ class AcousticTask:
         self.store, self.config, self.train = store, config, train
         self.losses = losses or LossConfig()
         self.character_probability = character_probability
-        self.extra = {"encoder": to_dict(encoder), "losses": to_dict(self.losses)}
+        self.extra: dict[str, Any] = {
+            "encoder": to_dict(encoder), "losses": to_dict(self.losses)
+        }
         torch.manual_seed(train.seed)
         self.model = Cloner(config, encoder)
         self.listener: SpeakerEncoder | None = None

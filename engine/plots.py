@@ -63,6 +63,52 @@ def voices(points: np.ndarray, names: Sequence[str]) -> Any:
     return figure
 
 
+def voice_classes(
+    points: np.ndarray, classes: Sequence[str], averages: Mapping[str, np.ndarray],
+    names: Sequence[str], marked: Sequence[np.ndarray],
+) -> Any:  # fmt: skip
+    """Training speakers by class, the averages of the classes, and voices marked among them.
+
+    Args:
+        points: [speakers, 2] with their classes; averages: class -> [2]; marked: [2] each.
+    Returns:
+        A matplotlib Figure (arXiv:1802.06006, figure 5).
+    """
+    figure = _figure(8, 6)
+    axes = figure.subplots()
+    for i, one in enumerate(sorted(set(classes))):
+        mine = points[[c == one for c in classes]]
+        axes.scatter(*mine.T, s=10, alpha=0.4, color=f"C{i}", label=f"{one} ({len(mine)})")
+    for one, at in averages.items():
+        axes.annotate(
+            one, at, ha="center", va="center", fontsize=8,
+            bbox={"boxstyle": "round", "facecolor": "white", "alpha": 0.8},
+        )  # fmt: skip
+    for name, at in zip(names, marked, strict=True):
+        axes.scatter(*at, marker="*", s=160, color="black", zorder=3)
+        axes.annotate(name, at, xytext=(6, 6), textcoords="offset points", fontsize=9)
+    axes.set(xlabel="first component", ylabel="second component")
+    axes.legend(fontsize=8)
+    return figure
+
+
+def by_samples(figures: Mapping[str, Mapping[str, Mapping[int, float]]]) -> Any:
+    """Figure -> method -> cloning samples -> value: a panel a figure, a line a method."""
+    figure = _figure(4.5 * max(1, len(figures)), 3.6)
+    panels = figure.subplots(1, max(1, len(figures)), squeeze=False)[0]
+    for axes, (name, rows) in zip(panels, figures.items(), strict=False):
+        for i, (method, row) in enumerate(rows.items()):
+            style = "k--" if method == "real recordings" else f"C{i}o-"
+            axes.plot(list(row), list(row.values()), style, markersize=4, label=method)
+        counts = sorted({n for row in rows.values() for n in row})
+        axes.set(title=name, xlabel="cloning samples", xscale="log", ylim=(-0.02, 1.02))
+        axes.set_xticks(counts, [str(n) for n in counts])
+        axes.minorticks_off()
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize=7)
+    return figure
+
+
 def principal(vectors: np.ndarray) -> np.ndarray:
     """[points, dim] -> [points, 2], their first two principal components."""
     centred = vectors - vectors.mean(axis=0)

@@ -22,7 +22,6 @@ from engine.errors import InputError
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.vocoder import Vocoder
 
-
 GENERATED_SHARE = 0.7
 
 

@@ -28,7 +28,7 @@ from engine.errors import ConfigError
 class Task(Protocol):
     """What the loop needs to know of a model."""
 
-    kind: str  # "vocoder", "acoustic" or "encoder", as in checkpoint.py
+    kind: str  # of checkpoint.KINDS
     config: Any  # of the model
     extra: dict[str, Any]  # plain JSON to keep in checkpoints, beside the config
 

@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine import checkpoint
+from engine import algebra, checkpoint
 from engine import train as training
 from engine.config import (
     AcousticConfig,
     EncoderConfig,
     LossConfig,
     TrainConfig,
+    VerifierConfig,
     VocoderConfig,
     from_dict,
     to_dict,
@@ -28,24 +29,34 @@ from engine.crops import SpeakerSampler
 from engine.data import Store, open_store
 from engine.errors import ConfigError, InputError
 from engine.generator_task import AcousticTask, generated_mels
+from engine.judge_tasks import judge_task
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.tasks import EncoderTask, VocoderTask
 
 MEAN_OF = 200  # recordings behind the mean voice
 GENERATED = 1200  # utterances whose mels are made for fine-tuning the vocoder: 180 MB
-WHAT = ("vocoder", "encoder", "generator", "export", "plot")
+JUDGES = ("verifier", "classifier")
+WHAT = ("vocoder", "encoder", "generator", *JUDGES, "directions", "export", "plot")
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vocoder": {"steps": 100_000, "batch_size": 4},
     "encoder": {"steps": 2_000, "batch_size": 48, "ema_decay": 0.99, "validate_every": 100},
     "generator": {"steps": 20_000, "batch_size": 8},
+    "verifier": {
+        "steps": 600, "batch_size": 32, "ema_decay": 0.99, "validate_every": 100, "bfloat16": False,
+    },
+    "classifier": {
+        "steps": 300, "batch_size": 32, "ema_decay": 0.95, "validate_every": 100, "bfloat16": False,
+    },
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train one of the three models, in this order: vocoder (any time), encoder, generator "
-        "(tunes the encoder along). `export` then writes the weights an Engine loads; `plot` draws "
-        "the curves of runs. A run that was stopped goes on where it was when started again."
+        "(tunes the encoder along). `verifier` and `classifier` train the judges of `evaluate "
+        "--paper`; the verifier also ends adaptation. `directions` adds the class averages that "
+        "morph voices to a folder of weights. `export` writes the weights an Engine loads; `plot` "
+        "draws the curves of runs. A run that was stopped goes on where it was when started again."
     )
     parser.add_argument("what", choices=WHAT)
     parser.add_argument(
@@ -60,6 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="change one value, e.g. steps=5000, learning_rate=3e-4 or model.layers=18",
     )  # fmt: skip
     parser.add_argument("--encoder", metavar="RUN", help="generator: start from this encoder run")
+    parser.add_argument(
+        "--freeze-encoder", action="store_true",
+        help="generator: leave the encoder as it is (the paper's encoder without fine-tuning)",
+    )  # fmt: skip
     parser.add_argument(
         "--start", metavar="FOLDER",
         help="start from the weights of this run, or of a folder that `export` wrote",
@@ -90,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.what == "export":
         return export(args)
+    if args.what == "directions":
+        return directions(args)
     model_values, train_values = _settings(args)
     train = from_dict(TrainConfig, {"progress": not args.quiet, **train_values})
     audio = from_dict(VocoderConfig, {}).audio
@@ -112,6 +129,8 @@ def _task(
         if args.start:
             task.model.encoder.load_state_dict(_start(args.start, "encoder")[0])
         return task
+    if args.what in JUDGES:
+        return judge_task(args.what, store, model, train)
     encoder = EncoderConfig()
     weights = None
     if source := args.encoder or args.start:
@@ -125,6 +144,9 @@ def _task(
         generator.model.acoustic.load_state_dict(begin, strict=False)  # parts may be new
     if weights is not None:
         generator.start_encoder(weights)
+    if args.freeze_encoder:
+        generator.model.encoder.requires_grad_(False)
+        generator.extra["encoder_tuned"] = False
     return generator
 
 
@@ -214,10 +236,12 @@ def export(args: argparse.Namespace) -> int:
         steps = {"steps": str(state["step"])}
         if any(name.startswith("acoustic.") for name in everything):
             kinds = {"acoustic": AcousticConfig, "encoder": EncoderConfig}
+        elif "within" in everything:
+            kinds = {"verifier": VerifierConfig}
         else:
             kinds = {"vocoder": VocoderConfig}
         for kind, config_type in kinds.items():
-            prefix = "" if kind == "vocoder" else f"{kind}."
+            prefix = f"{kind}." if kind in ("acoustic", "encoder") else ""
             weights, _ = _averaged(path, prefix)
             values = state["config"] if kind != "encoder" else state["extra"].get("encoder", {})
             values = values | chosen.get(kind, {})
@@ -225,9 +249,39 @@ def export(args: argparse.Namespace) -> int:
                 weights["centre"] = _mean_voice(args, from_dict(EncoderConfig, values), weights)
             config = to_dict(from_dict(config_type, values))
             target = out / f"{kind}.safetensors"
-            checkpoint.save_model(target, weights, config, steps, kind=kind, dtype=torch.float16)
+            extra = dict(steps)
+            if kind == "encoder":
+                extra["tuned"] = "true" if state["extra"].get("encoder_tuned", True) else "false"
+            checkpoint.save_model(target, weights, config, extra, kind=kind, dtype=torch.float16)
             print(f"{target}: {target.stat().st_size / 1e6:.2f} MB, {steps['steps']} steps")
+    if args.voices and (out / "encoder.safetensors").is_file():
+        _directions(out, args.voices, args)
     return 0
+
+
+def directions(args: argparse.Namespace) -> int:
+    """Write the class averages of a data set's labelled speakers beside the weights in `out`."""
+    if len(args.paths) != 1:
+        raise InputError("directions are measured on one data set; give its folder")
+    if not _directions(Path(args.out), args.paths[0], args):
+        raise InputError(f"{args.paths[0]}: no speakers of known sex and accent in it")
+    return 0
+
+
+def _directions(weights: Path, data: str, args: argparse.Namespace) -> bool:
+    """Whether the data knew its speakers and directions were written."""
+    classes = algebra.labels(Path(data))
+    if not classes:
+        return False
+    path = weights / "encoder.safetensors"
+    state, values, _ = checkpoint.load_model(path, "encoder")
+    encoder = SpeakerEncoder(from_dict(EncoderConfig, values))
+    encoder.load_state_dict(state)
+    store = open_store([data], encoder.config.audio, _cache(args), progress=not args.quiet)
+    found = algebra.measure(encoder.eval(), checkpoint.sha256(path), store, classes)
+    found.save(weights / algebra.FILE)
+    print(f"{weights / algebra.FILE}: {len(found.classes)} speakers")
+    return True
 
 
 @torch.no_grad()

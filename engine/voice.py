@@ -10,15 +10,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from engine import checkpoint
+from engine import adapt_weights, checkpoint
 from engine.errors import VoiceError, WeightsError
 from engine.files import PathLike
 
-FORMAT = "1"
+FORMAT, ADAPTED_FORMAT = "1", "2"  # without and with a weight difference
 KIND = "clonewave-voice"
 LIMIT_BYTES = 1 << 20
 METADATA_LIMIT = 4096  # bytes as JSON, so that a voice file stays under 10 KB
-OWN_KEYS = ("format", "kind", "encoder")  # of the file's metadata; the rest is the voice's
+OWN_KEYS = ("format", "kind", "encoder", "acoustic")  # of the file; the rest is the voice's
+ADAPT = "adapt."  # before the names of a weight difference's tensors
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,6 +31,9 @@ class Voice:
         weights: attention over the cloning samples, 1 to 64 numbers >= 0.
         encoder: hex sha256 of the encoder weights the embedding belongs to.
         metadata: text: method, seconds (of speech), created (ISO date), consent, name, ...
+        acoustic: hex sha256 of the generator it was made with; "" in files of older versions.
+        adaptation: the generator's weight difference of method "adapt-model": name -> float16
+            array (see adapt_weights.py), at most 1 MB; {} for every other method.
 
     Raises:
         VoiceError: on creation, for values outside these bounds.
@@ -39,6 +43,8 @@ class Voice:
     weights: tuple[float, ...]
     encoder: str
     metadata: Mapping[str, str] = field(default_factory=dict)
+    acoustic: str = ""
+    adaptation: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         embedding = np.array(self.embedding, dtype=np.float32)
@@ -46,6 +52,7 @@ class Voice:
         object.__setattr__(self, "embedding", embedding)
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
         object.__setattr__(self, "metadata", dict(self.metadata))
+        object.__setattr__(self, "adaptation", dict(self.adaptation))
         if problem := self._problem():
             raise VoiceError(f"not a voice: {problem}; make it again with clone")
 
@@ -61,6 +68,12 @@ class Voice:
             return "weights that are negative or not finite"
         if not re.fullmatch("[0-9a-f]{64}", self.encoder):
             return "encoder is not the hex sha256 of encoder weights"
+        if not re.fullmatch("([0-9a-f]{64})?", self.acoustic):
+            return "acoustic is not the hex sha256 of generator weights"
+        if self.adaptation and not self.acoustic:
+            return "a weight difference without the hash of its generator"
+        if found := adapt_weights.problem(self.adaptation):
+            return found
         if taken := sorted({*OWN_KEYS, "sha256"} & self.metadata.keys()):
             return f"metadata may not hold {taken}"
         if not all(isinstance(x, str) for pair in self.metadata.items() for x in pair):
@@ -82,47 +95,73 @@ class Voice:
         tensors = {
             "embedding": torch.tensor(self.embedding),
             "weights": torch.tensor(self.weights, dtype=torch.float32),
+            **{f"{ADAPT}{k}": torch.tensor(a) for k, a in self.adaptation.items()},
         }
-        own = {"format": FORMAT, "kind": KIND, "encoder": self.encoder}
+        version = ADAPTED_FORMAT if self.adaptation else FORMAT
+        own = {"format": version, "kind": KIND, "encoder": self.encoder}
+        own |= {"acoustic": self.acoustic} if self.acoustic else {}
         try:
             checkpoint.save_tensors(path, tensors, {**self.metadata, **own})
         except WeightsError as error:
             raise VoiceError(str(error)) from error
 
     @classmethod
-    def load(cls, path: PathLike, encoder: str | None = None) -> Voice:
+    def load(
+        cls, path: PathLike, encoder: str | None = None, acoustic: str | None = None
+    ) -> Voice:
         """Read a file that `save` wrote. Safe for files from strangers: nothing is executed.
 
         Args:
             path: the voice file, at most 1 MB.
             encoder: hex sha256 of the encoder in use; None accepts a voice of any encoder.
+            acoustic: the same of the generator in use, which adapted voices depend on.
 
         Raises:
             VoiceError: missing, too large, damaged, not a voice, of another format version, or
-                made for another encoder.
+                made for another encoder or generator.
         """
         try:
             tensors, metadata = checkpoint.load_tensors(path, limit_bytes=LIMIT_BYTES)
         except WeightsError as error:
             raise VoiceError(str(error)) from error
-        version, kind, made_for = (metadata.pop(key, "") for key in OWN_KEYS)
+        version, kind, made_for, spoken_by = (metadata.pop(key, "") for key in OWN_KEYS)
         if kind != KIND:
             raise VoiceError(f"{path}: holds {kind or 'something'}, not a voice; check the path")
-        if version != FORMAT:
-            raise VoiceError(f"{path}: voice format {version!r}, known: {FORMAT!r}; upgrade")
-        shapes = {name: (t.dtype, t.ndim) for name, t in tensors.items()}
-        if shapes != {"embedding": (torch.float32, 1), "weights": (torch.float32, 1)}:
-            raise VoiceError(f"{path}: not the tensors of a voice: {sorted(shapes)}; make it again")
-        if encoder is not None and made_for != encoder:
-            raise VoiceError(
-                f"{path}: made for encoder {made_for[:8]}, this engine has {encoder[:8]}; clone "
-                "the recordings again, or load the weights it was made with"
-            )
+        if version not in (FORMAT, ADAPTED_FORMAT):
+            known = f"{FORMAT!r} and {ADAPTED_FORMAT!r}"
+            raise VoiceError(f"{path}: voice format {version!r}, known: {known}; upgrade")
+        changes = {k: t for k, t in tensors.items() if k.startswith(ADAPT)}
+        shapes = {k: (t.dtype, t.ndim) for k, t in tensors.items() if k not in changes}
+        fits = shapes == {"embedding": (torch.float32, 1), "weights": (torch.float32, 1)}
+        if not fits or bool(changes) != (version == ADAPTED_FORMAT):
+            raise VoiceError(f"{path}: not the tensors of a voice: {sorted(tensors)}; clone again")
         embedding, weights = tensors["embedding"].numpy(), tensors["weights"].tolist()
         try:
-            return cls(embedding, tuple(weights), made_for, metadata)
-        except VoiceError as error:
+            arrays = {k.removeprefix(ADAPT): t.numpy() for k, t in changes.items()}
+            voice = cls(embedding, tuple(weights), made_for, metadata, spoken_by, arrays)
+            voice.require(encoder, acoustic)
+        except (VoiceError, TypeError) as error:  # TypeError: a dtype that numpy does not know
             raise VoiceError(f"{path}: {error}") from error
+        return voice
+
+    @property
+    def adapted(self) -> bool:
+        """Whether the voice was fitted to one generator, and speaks with no other."""
+        made = self.metadata.get("method", "").startswith("adapt-")
+        return bool(self.adaptation) or made or "adapted" in self.metadata
+
+    def require(self, encoder: str | None, acoustic: str | None) -> None:
+        """Raise VoiceError unless the voice fits these models (hex sha256; None fits any)."""
+        if encoder is not None and self.encoder != encoder:
+            raise VoiceError(
+                f"made for encoder {self.encoder[:8]}, this engine has {encoder[:8]}; clone "
+                "the recordings again, or load the weights it was made with"
+            )
+        if acoustic is not None and self.adapted and self.acoustic != acoustic:
+            raise VoiceError(
+                f"adapted to generator {self.acoustic[:8]}, this engine has {acoustic[:8]}; clone "
+                "the recordings again, or load the weights it was made with"
+            )
 
     def distance(self, other: Voice) -> float:
         """Cosine distance of the embeddings, 0 (same direction) to 2.
@@ -150,12 +189,20 @@ def blend(shares: Mapping[Voice, float]) -> Voice:
         A Voice whose weights are the scaled shares; its metadata names them and their consents.
 
     Raises:
-        VoiceError: voices of different encoders, no voices, or shares that cannot be scaled.
+        VoiceError: voices of different encoders, no voices, shares that cannot be scaled, or a
+            voice with its own weights (method "adapt-model").
     """
     total = sum(shares.values())
     if not shares or not all(s >= 0 for s in shares.values()) or not 0 < total < np.inf:
         raise VoiceError(f"shares {list(shares.values())}: give finite ones >= 0, not all zero")
     _require_one_encoder(list(shares))
+    if any(voice.adaptation for voice in shares):
+        raise VoiceError(
+            "a voice with its own weights cannot be mixed; clone with encode or adapt-embedding"
+        )
+    generators = {voice.acoustic for voice in shares}
+    if len(generators) > 1 and any(voice.adapted for voice in shares):
+        raise VoiceError("a voice adapted to one generator cannot be mixed with another's")
     scaled = {voice: share / total for voice, share in shares.items()}
     parts = [w * voice.embedding.astype(np.float64) for voice, w in scaled.items()]
     names = [f"{w:.3f} {v.metadata.get('name', 'unnamed')}" for v, w in scaled.items()]
@@ -163,8 +210,11 @@ def blend(shares: Mapping[Voice, float]) -> Voice:
     consents = list(dict.fromkeys(v.metadata.get("consent", "") for v in scaled))
     if all(consents):  # one without consent leaves the blend without
         metadata["consent"] = "; ".join(consents)[:1000]
+    if any(voice.adapted for voice in shares):
+        metadata["adapted"] = "yes"
     encoder = next(iter(shares)).encoder
-    return Voice(np.sum(parts, axis=0), tuple(scaled.values()), encoder, metadata)
+    acoustic = generators.pop() if len(generators) == 1 else ""
+    return Voice(np.sum(parts, axis=0), tuple(scaled.values()), encoder, metadata, acoustic)
 
 
 def _require_one_encoder(voices: list[Voice]) -> None:

@@ -1,4 +1,4 @@
-"""`clonewave voices`: the store of a server, on the command line. SUBCOMMANDS is the table."""
+"""`clonewave voices`: the store of a server, and voice files. SUBCOMMANDS is the table."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from engine import commands
+from engine import voice_files_command as files
 from engine.errors import InputError
 from engine.files import atomic_file
 from engine.serve.settings import default_voices
@@ -181,4 +182,10 @@ SUBCOMMANDS = {
     "rm": Subcommand("delete voices from the store", _remove_arguments, remove),
     "export": Subcommand("write a voice of the store to a file", _export_arguments, export),
     "import": Subcommand("take voice files into the store", _import_arguments, import_voices),
+    "show": Subcommand("what voice files hold, how far apart", files.show_arguments, files.show),
+    "blend": Subcommand("mix voice files", files.blend_arguments, files.blend_files),
+    "morph": Subcommand(
+        "move a voice file to another sex or accent", files.morph_arguments, files.morph_file
+    ),
+    "map": Subcommand("draw voices among the trained", files.map_arguments, files.draw_map),
 }

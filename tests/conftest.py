@@ -12,6 +12,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default="",
         help="comma-separated backends that must run here: a skip for them is a failure",
     )
+    parser.addoption(
+        "--damaged-files", type=int, default=1_500,
+        help="how many damaged voice files of each kind are tried; `make fuzz` tries 30,000",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

@@ -201,11 +201,24 @@ def damaged(data, rng):
     return bytes(data)
 
 
-def test_random_damage_is_refused_or_harmless(saved, tmp_path):
-    voice, path = saved
+def make_adapted():
+    """A voice with a weight difference, which the loader must distrust as much."""
+    rng, changes = np.random.default_rng(5), {}
+    for name, (out, rank, inner) in {"spread": (12, 2, 9), "converter.0.conv": (8, 2, 20)}.items():
+        shapes = {"up": (out, rank), "down": (rank, inner), "bias": (out,)}
+        changes |= {f"{name}.{k}": rng.standard_normal(s).astype("f2") for k, s in shapes.items()}
+    metadata = {"name": "Ada", "method": "adapt-model"}
+    return Voice(rng.standard_normal(64), (0.25, 0.75), ENCODER, metadata, OTHER, changes)
+
+
+@pytest.mark.parametrize("kind", ["encoded", "adapted"])
+def test_random_damage_is_refused_or_harmless(saved, kind, tmp_path, pytestconfig):
+    count = pytestconfig.getoption("--damaged-files")
+    voice, path = (saved[0], saved[1]) if kind == "encoded" else (make_adapted(), tmp_path / "a")
+    voice.save(path)
     data, rng = path.read_bytes(), random.Random(20180214)
     target, refused = tmp_path / "damaged.safetensors", 0
-    for _ in range(2000):
+    for _ in range(count):
         replace(target, broken := damaged(data, rng))
         try:
             again = Voice.load(target)
@@ -215,8 +228,11 @@ def test_random_damage_is_refused_or_harmless(saved, tmp_path):
         # what loads must be the very same voice (say, a header byte replaced by itself)
         assert again.embedding.tobytes() == voice.embedding.tobytes(), broken
         assert (again.weights, again.encoder) == (voice.weights, voice.encoder)
-        assert again.metadata == voice.metadata
-    assert refused > 1950
+        assert (again.metadata, again.acoustic) == (voice.metadata, voice.acoustic)
+        assert {k: a.tobytes() for k, a in again.adaptation.items()} == {
+            k: a.tobytes() for k, a in voice.adaptation.items()
+        }
+    assert refused > 0.97 * count
 
 
 def test_every_single_bit_of_the_tensors_is_protected(saved, tmp_path):

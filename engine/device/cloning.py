@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from engine import audio
 from engine.audio import AudioSource, CloningSample
-from engine.clone import MAX_SAMPLES
+from engine.clone import MAX_SAMPLES, trust
 from engine.device.replay import Readback, Replay, bucket, exact, upload
 from engine.errors import InputError
 from engine.models.layers import log_mel
@@ -69,7 +69,10 @@ def clone_many(
             pool.map(prepared, range(len(people))), "preparing", len(people), disable=not progress
         ))  # fmt: skip
     usable = [samples for samples in found if not isinstance(samples, InputError)]
-    encoded = iter(EncoderStage.of(engine)([[s.samples for s in samples] for samples in usable]))
+    encoded = iter(EncoderStage.of(engine)(
+        [[s.samples for s in samples] for samples in usable],
+        [trust(engine, samples) for samples in usable],
+    ))  # fmt: skip
     return [
         samples if isinstance(samples, InputError) else _voice(engine, samples, *next(encoded))
         for samples in found
@@ -85,7 +88,9 @@ def _voice(
         "snr_db": ",".join(f"{s.snr_db:.0f}" for s in samples),
         "created": datetime.date.today().isoformat(),
     }
-    return Voice(embedding, tuple(weights.tolist()), engine.encoder_hash, metadata)
+    return Voice(
+        embedding, tuple(weights.tolist()), engine.encoder_hash, metadata, engine.acoustic_hash
+    )
 
 
 class EncoderStage:
@@ -101,13 +106,14 @@ class EncoderStage:
         return EncoderStage(engine) if engine.path is None else engine.path.encoder
 
     @torch.no_grad()
-    def __call__(self, people: Sequence[Sequence[np.ndarray]]) -> Iterator[
-        tuple[np.ndarray, np.ndarray]
-    ]:
+    def __call__(
+        self, people: Sequence[Sequence[np.ndarray]], trusts: Sequence[np.ndarray] | None = None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Speaker embedding [speaker_dim] and attention weights over the samples, per person.
 
         Args:
             people: prepared samples [samples] float32 of each person.
+            trusts: factors on the attention weights, [cloning_samples] of each; None: ones.
         """
         hop = self.engine.config.encoder.audio.hop_length
         recordings = [samples for person in people for samples in person]
@@ -122,7 +128,8 @@ class EncoderStage:
                 group = order[begin : begin + BATCH]
                 made = self._pool([recordings[i][: frames[i] * hop] for i in group])
                 pooled.index_copy_(0, upload(group, torch.int64, self.device), made[: len(group)])
-            yield from self._embed(pooled, [len(person) for person in people])
+            trusts = trusts or [np.ones(len(person)) for person in people]
+            yield from self._embed(pooled, trusts)
 
     def _pool(self, recordings: list[np.ndarray]) -> Tensor:
         """[at least recordings, channels]; lengths are multiples of the hop."""
@@ -149,10 +156,11 @@ class EncoderStage:
             self._replays[batch, frames] = Replay(call, [part.clone() for part in on_device])
         return self._replays[batch, frames](*on_device)[0]
 
-    def _embed(self, pooled: Tensor, counts: list[int]) -> Iterator[
-        tuple[np.ndarray, np.ndarray]
-    ]:
+    def _embed(
+        self, pooled: Tensor, trusts: Sequence[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """People by the number of their samples: no padding, so each is as it is alone."""
+        counts = [len(trust) for trust in trusts]
         begins = np.cumsum([0, *counts])
         found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         for count in sorted(set(counts)):
@@ -160,6 +168,8 @@ class EncoderStage:
             at = upload([list(range(begins[i], begins[i + 1])) for i in who], torch.int64,
                         self.device)  # fmt: skip
             present = torch.ones_like(at, dtype=torch.bool)
-            embedding, weights = Readback(*self.engine.encoder.embed(pooled[at], present)).get()
+            factors = upload(np.stack([trusts[i] for i in who]), torch.float32, self.device)
+            embedded = self.engine.encoder.embed(pooled[at], present, factors)
+            embedding, weights = Readback(*embedded).get()
             found |= dict(zip(who, zip(embedding, weights, strict=True), strict=True))
         yield from (found[i] for i in range(len(counts)))

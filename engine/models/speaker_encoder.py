@@ -43,24 +43,32 @@ class SpeakerEncoder(nn.Module):
         self.out = nn.Linear(c.channels, c.speaker_dim)
         self.register_buffer("centre", torch.zeros(c.speaker_dim))
 
-    def forward(self, mel: Tensor, frames: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, mel: Tensor, frames: Tensor, present: Tensor, trust: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Speaker embedding of each speaker from its cloning samples.
 
         Args:
             mel: [batch, cloning_samples, n_mels, frames], zero-padded.
             frames: [batch, cloning_samples] int64, true lengths; at least `frame_stride`.
             present: [batch, cloning_samples] bool, False for padding samples.
+            trust: [batch, cloning_samples] > 0, factors on the attention weights; None: ones.
         Returns:
             speaker_embedding [batch, speaker_dim] of length sqrt(speaker_dim), and the attention
             weights over the cloning samples [batch, cloning_samples], rows sum to 1.
         """
         batch, count = present.shape
         pooled = self.pool(mel.flatten(0, 1), frames.flatten()).view(batch, count, -1)
-        return self.embed(pooled, present)
+        return self.embed(pooled, present, trust)
 
-    def embed(self, pooled: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+    def embed(
+        self, pooled: Tensor, present: Tensor, trust: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """As `forward`, from what `pool` gave: [batch, cloning_samples, channels]."""
         weights = self.attend(pooled, present)
+        if trust is not None:
+            weights = weights * trust
+            weights = weights / weights.sum(1, keepdim=True)
         mixed = (weights.unsqueeze(-1) * self.out(pooled).float()).sum(1)
         scale = self.config.speaker_dim**0.5
         embedding = F.normalize(mixed, dim=-1) * scale

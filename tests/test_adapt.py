@@ -1,0 +1,273 @@
+"""Speaker adaptation: alignment, the compact difference, and when it ends; on a tiny model."""
+
+import numpy as np
+import pytest
+import torch
+from sounds import talk
+from tiny import make_weights
+
+from engine import Engine, adapt, adapt_align, adapt_weights
+from engine import clone as clone_module  # the function: engine.clone is bound to it
+from engine.config import AcousticConfig
+from engine.errors import EngineError, InputError, VoiceError, WeightsError
+from engine.voice import Voice
+
+TEXT = "Here are quite a few words, about as many as a person says in so much time."
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory):
+    return Engine(make_weights(tmp_path_factory.mktemp("weights")))
+
+
+@pytest.fixture(scope="module")
+def spoken():
+    config = AcousticConfig()
+    path = torch.arange(48)[None] // 4
+    mel = torch.arange(48 * 4).float().expand(1, config.audio.n_mels, -1)
+    return adapt_align.Spoken(torch.arange(13)[None], mel, path, 0.5)
+
+
+def perturbed(acoustic, rank=2):
+    """A generator with a difference that does something."""
+    own, parameters = adapt_weights.trainable(acoustic, rank)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for p in parameters:
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    return own
+
+
+def test_warping_finds_the_time_axis_again():
+    rng = np.random.default_rng(0)
+    generated = np.cumsum(rng.standard_normal((120, 6)), 0)
+    true = np.minimum(np.cumsum(rng.choice([0, 1, 1, 2], 150)), 119)
+    true[0], true[-1] = 0, 119
+    recording = generated[true] + 0.05 * rng.standard_normal((150, 6))
+    warp, cost = adapt_align.dynamic_time_warp(recording, generated)
+    assert warp[0] == 0 and warp[-1] == 119 and (np.diff(warp) >= 0).all()
+    assert np.abs(warp - true).mean() < 1.0
+    other = adapt_align.dynamic_time_warp(rng.permutation(recording), generated)[1]
+    assert cost < 0.2 < other
+
+
+def test_cepstra_do_not_know_gain_and_equalisation():
+    mel = torch.randn(100, 50)
+    channel = torch.linspace(-3, 2, 100)[:, None]
+    a, b = adapt_align.cepstra(mel), adapt_align.cepstra(mel + channel)
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+def test_attended_symbols_are_a_path_the_decoder_can_take():
+    config = AcousticConfig()
+    symbols = np.repeat([0, 1, 9, 9, 4, 10, 11], 4)
+    path = adapt_align.attended(symbols, config).numpy()
+    assert len(path) == 7
+    rises = np.diff(path)
+    assert rises.min() >= 0 and rises.max() <= config.attention_window - 1
+    assert path.tolist() == [0, 1, 3, 5, 5, 7, 9]
+
+
+def test_a_transcript_of_another_length_is_refused(engine):
+    embedding = torch.ones(16)
+    long = "This goes on and on, much longer than anybody could say it in a second or in two. " * 4
+    with pytest.raises(InputError, match="transcript"):
+        adapt_align.align_recording(
+            engine.acoustic, engine.decoder, talk(1.0), long, embedding, engine.backend
+        )
+
+
+def test_held_back_audio_is_never_fitted(spoken):
+    training, held_back = adapt.split([spoken], AcousticConfig())
+    assert len(training) == len(held_back) == 1
+    fitted, kept = training[0].mel[0, 0], held_back[0][0]
+    assert torch.cat([fitted, kept]).tolist() == spoken.mel[0, 0].tolist()
+    assert 0.2 < len(kept) / spoken.mel.shape[2] < 0.4
+    assert training[0].path.shape[1] * 4 == len(fitted)
+    assert training[0].text_ids.shape[1] == int(training[0].path.max()) + 1
+
+
+def test_of_many_short_samples_one_is_held_back_whole(spoken):
+    short = spoken._replace(mel=spoken.mel[..., :64], path=spoken.path[:, :16])
+    training, held_back = adapt.split([short, short, short], AcousticConfig())
+    assert len(training) == 2 and [m.shape[1] for m in held_back] == [64]
+
+
+def test_no_difference_is_exactly_the_generator(engine):
+    own, parameters = adapt_weights.trainable(engine.acoustic, 2)
+    batch = (torch.tensor([[5, 9, 12]]), torch.tensor([3]), torch.ones(1, 16))
+    assert torch.equal(own.generate(*batch).mel, engine.acoustic.generate(*batch).mel)
+    assert parameters and all(p.requires_grad for p in parameters)
+    assert not any(p.requires_grad for p in engine.acoustic.parameters())
+
+
+def test_the_saved_difference_speaks_like_the_fitted_generator(engine):
+    own = perturbed(engine.acoustic)
+    again = adapt_weights.applied(engine.acoustic, adapt_weights.difference(own))
+    batch = (torch.tensor([[5, 9, 12, 20]]), torch.tensor([4]), torch.ones(1, 16))
+    fitted, loaded, before = (m.generate(*batch).mel for m in (own, again, engine.acoustic))
+    assert torch.allclose(fitted, loaded, atol=0.02)  # float16 in between
+    assert (fitted - before).abs().max() > 0.1
+
+
+def test_only_what_makes_the_mel_is_changed(engine):
+    changed = adapt_weights.applied(
+        engine.acoustic, adapt_weights.difference(perturbed(engine.acoustic))
+    )
+    same = dict(engine.acoustic.state_dict())
+    other = {k for k, v in changed.state_dict().items() if not torch.equal(v, same[k])}
+    assert other and all(k.startswith(("converter.", "spread.", "refine.")) for k in other)
+
+
+def adapted_voice(engine, **changes):
+    values = {
+        "embedding": np.ones(16), "weights": (1.0,), "encoder": engine.encoder_hash,
+        "metadata": {"method": "adapt-model"}, "acoustic": engine.acoustic_hash,
+        "adaptation": adapt_weights.difference(perturbed(engine.acoustic)),
+    }  # fmt: skip
+    return Voice(**{**values, **changes})
+
+
+def test_an_adapted_voice_file_is_exact_and_speaks_alike(engine, tmp_path):
+    voice = adapted_voice(engine)
+    voice.save(tmp_path / "v.safetensors")
+    again = Voice.load(tmp_path / "v.safetensors", engine.encoder_hash, engine.acoustic_hash)
+    assert again.adaptation.keys() == voice.adaptation.keys()
+    for name, array in voice.adaptation.items():
+        assert again.adaptation[name].tobytes() == array.tobytes()
+    assert (again.acoustic, again.metadata) == (voice.acoustic, voice.metadata)
+    told = engine.synthesize("One two.", again).samples
+    assert np.array_equal(told, engine.synthesize("One two.", voice).samples)
+    plain = engine.synthesize("One two.", voice.embedding).samples
+    assert told.shape != plain.shape or not np.array_equal(told, plain)
+    streamed = np.concatenate(list(engine.stream("One two.", str(tmp_path / "v.safetensors"))))
+    assert np.array_equal(streamed, told)
+
+
+def test_adapted_voices_speak_with_their_own_generator_only(engine, tmp_path):
+    foreign = adapted_voice(engine, acoustic="12" * 32)
+    with pytest.raises(VoiceError, match="generator"):
+        engine.synthesize("One.", foreign)
+    foreign.save(tmp_path / "v.safetensors")
+    with pytest.raises(VoiceError, match="generator"):
+        Voice.load(tmp_path / "v.safetensors", engine.encoder_hash, engine.acoustic_hash)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.pop("refine.up"),
+        lambda a: a.update({"refine.up": a["refine.up"].astype(np.float32)}),
+        lambda a: a.update({"refine.up": a["refine.up"] * np.float16(np.inf)}),
+        lambda a: a.update({"refine.up": a["refine.up"][:, :1]}),
+        lambda a: a.update({"../../etc.up": a["refine.up"]}),
+        lambda a: a.update({"refine.bias": a["refine.bias"][:-1]}),
+        lambda a: a.update({"x.up": np.zeros((1000, 16), np.float16),
+                            "x.down": np.zeros((16, 40_000), np.float16),
+                            "x.bias": np.zeros(1000, np.float16)}),
+    ],
+    ids=["missing", "float32", "infinite", "rank", "name", "short", "too large"],
+)  # fmt: skip
+def test_impossible_differences_make_no_voice(engine, change):
+    changes = dict(adapted_voice(engine).adaptation)
+    change(changes)
+    with pytest.raises(VoiceError, match="difference"):
+        adapted_voice(engine, adaptation=changes)
+
+
+def test_a_difference_of_another_shape_is_refused_when_spoken(engine):
+    changes = dict(adapted_voice(engine).adaptation)
+    changes["refine.down"] = np.ones((2, 3), np.float16)
+    with pytest.raises(VoiceError, match=r"refine.*fit"):
+        engine.synthesize("One.", adapted_voice(engine, adaptation=changes))
+
+
+def make(engine, method, **options):
+    return engine.clone(talk(4.0), 24_000, method=method, transcript=TEXT, **options)
+
+
+def test_the_best_look_is_what_is_kept(engine):
+    looks = []
+    voice = make(engine, "adapt-model", budget_s=6, on_look=lambda look: looks.append(look))
+    taken = [look for look in looks if look.best]
+    assert looks[0].step == 0 and looks[0].best
+    scores = [look.score for look in taken]
+    assert scores == sorted(scores)
+    clear = [look.score for look in looks if look.clarity <= adapt.MUMBLED["adapt-model"]]
+    assert scores[-1] > max(clear) - adapt.GAIN - 1e-6
+    assert voice.metadata["adapt_steps"] == str(taken[-1].step)
+    assert voice.metadata["adapt_stopped"] in ("metric", "budget")
+    assert bool(voice.adaptation) == (taken[-1].step > 0 or len(taken) == 1)
+    numbers = voice.embedding.size + sum(a.size for a in voice.adaptation.values())
+    assert voice.metadata["parameters"] == str(numbers)
+
+
+def test_embedding_only_leaves_the_weights_alone_and_fits_10_kb(engine, tmp_path):
+    voice = make(engine, "adapt-embedding", budget_s=3)
+    assert not voice.adaptation and voice.adapted
+    voice.save(tmp_path / "v.safetensors")
+    assert (tmp_path / "v.safetensors").stat().st_size < 10_000
+    assert len(engine.synthesize("One.", tmp_path / "v.safetensors").samples)
+
+
+@pytest.mark.parametrize("how", ["callback", "ctrl-c"])
+def test_cancelling_keeps_the_best_so_far(engine, how):
+    steps = []
+
+    def on_look(look):
+        steps.append(look)
+        if len(steps) == 3:
+            if how == "ctrl-c":
+                raise KeyboardInterrupt
+            return False
+        return True
+
+    voice = make(engine, "adapt-embedding", on_look=on_look)
+    assert len(steps) == 3 and voice.metadata["adapt_stopped"] == "cancelled"
+    best = [look for look in steps if look.best][-1]
+    assert voice.metadata["adapt_steps"] == str(best.step)
+    plain = engine.clone(talk(4.0), 24_000)
+    assert (best.step == 0) == np.array_equal(voice.embedding, plain.embedding)
+
+
+def test_fitting_brings_the_mel_nearer(engine):
+    aligned = adapt_align.align_recording(
+        engine.acoustic, engine.decoder, talk(3.0), TEXT, torch.ones(16), engine.backend
+    )
+    fit = adapt._Fit(*adapt_weights.trainable(engine.acoustic, 4), torch.ones(16), [aligned])
+    with torch.no_grad():
+        before = float(fit._loss(aligned, False))
+    for step in range(30):
+        fit.step(step)
+    with torch.no_grad():
+        assert float(fit._loss(aligned, False)) < 0.9 * before
+
+
+def test_what_adaptation_needs_is_said(engine, tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="2 transcripts"):
+        engine.clone(talk(3.0), 24_000, method="adapt-model", transcript=["a", "b"])
+    with pytest.raises(InputError, match="speech"):
+        engine.clone(talk(1.5), 24_000, method="adapt-model", transcript="One.")
+    with pytest.raises(InputError, match="budget"):
+        make(engine, "adapt-model", budget_s=-1)
+    without = make_weights(tmp_path)
+    (without / "verifier.safetensors").unlink()
+    with pytest.raises(WeightsError, match="verifier"):
+        make(Engine(without), "adapt-model")
+
+    def missing():
+        raise EngineError("needs pip install 'clonewave[eval]'")
+
+    monkeypatch.setitem(clone_module.__globals__, "_recogniser", missing)
+    with pytest.raises(EngineError, match="transcript"):
+        engine.clone(talk(3.0), 24_000, method="adapt-model")
+
+
+def test_finetuned_is_refused_where_the_encoder_was_not(engine, monkeypatch):
+    same = engine.clone(talk(3.0), 24_000)
+    tuned = engine.clone(talk(3.0), 24_000, method="encode-finetuned")
+    assert np.array_equal(same.embedding, tuned.embedding)
+    assert tuned.metadata["method"] == "encode-finetuned"
+    monkeypatch.setattr(engine, "encoder_tuned", False)
+    with pytest.raises(InputError, match="not tuned"):
+        engine.clone(talk(3.0), 24_000, method="encode-finetuned")
