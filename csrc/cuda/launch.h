@@ -3,6 +3,7 @@
 
 #include <cstddef>
 
+#include "decoder_params.h"
 #include "wavenet_params.h"
 
 namespace clonewave {
@@ -42,5 +43,28 @@ struct WaveNetVariant {
   X(Float32, 64, 256, 0, false, false)   \
   X(Float32, 128, 128, 0, false, false)  \
   X(Float32, 128, 256, 0, false, false)
+
+// The shared memory of a decoder block: activations, then as many matrices as fit into `room`
+// bytes, the largest share of a step first; the others stay in L2. False if not even activations fit.
+bool decoder_layout(DecoderParams& params, bool float32, int room);
+
+// Starts the kernel of `variant` over params.slots on `stream` (a cudaStream_t) of the current
+// device and returns at once. Returns nullptr, or what went wrong, in words that stay valid.
+//
+// Numerics: bfloat16 or float32 products; accumulation, residual stream, skip sum, nonlinearities
+//           and sampling in float32. Equal bits whatever the chunk, the slot and the neighbours.
+// Threads:  callable from any; slots, weights and everything they point to live until the stream
+//           has passed the launch, and no two launches may run on one slot's state at a time.
+const char* wavenet_launch_ring(const WaveNetVariant& variant, const WaveNetParams& params,
+                                void* stream);
+const char* wavenet_launch_plain(const WaveNetVariant& variant, const WaveNetParams& params,
+                                 void* stream);
+// The same for the decoder: in clusters of params.blocks > 1, or one block for eight utterances.
+const char* decoder_launch_cluster(bool float32, const DecoderParams& params, void* stream);
+const char* decoder_launch_plain(bool float32, const DecoderParams& params, void* stream);
+
+// Rings of this variant that the current device holds at once; -1 and `error` if it cannot say.
+int wavenet_resident_rings(const WaveNetVariant& variant, const WaveNetParams& params,
+                           const char** error);
 
 }  // namespace clonewave

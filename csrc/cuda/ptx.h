@@ -28,7 +28,7 @@ struct alignas(16) Float4 {
 
 namespace clonewave {
 
-extern __shared__ unsigned char dynamic_shared[];
+extern __shared__ __align__(16) unsigned char dynamic_shared[];
 
 DEVICE int thread_index() { return static_cast<int>(threadIdx.x); }
 DEVICE unsigned char* shared_memory() { return dynamic_shared; }

@@ -1,6 +1,12 @@
 // Thread counts and group sizes that host and device share.
 #pragma once
 
+#ifdef __CUDACC__
+#define HOST_DEVICE __host__ __device__
+#else
+#define HOST_DEVICE
+#endif
+
 namespace clonewave {
 
 constexpr int kWarp = 32;

@@ -21,7 +21,7 @@ struct Bfloat16 {
   using Part = Word4;                // a lane's share of a block of weights
   static constexpr int kDepth = 16;  // depth of a block
   // Elements from column to column: rows 2i and 2i + 1 then lie in different banks.
-  static constexpr int stride(int depth) { return depth % 64 ? depth : depth + 32; }
+  static HOST_DEVICE constexpr int stride(int depth) { return depth % 64 ? depth : depth + 32; }
   static DEVICE Stored store(float v) { return static_cast<Stored>(pack_bfloat16(v, 0.0f)); }
   static DEVICE float tanh(float x) { return tanh_approximate(x); }
   static DEVICE float sigmoid(float x) { return 0.5f + 0.5f * tanh_approximate(0.5f * x); }
@@ -33,7 +33,7 @@ struct Float32 {
     Float4 upper, lower;  // four of the depth, rows `row` and `row + 8`
   };
   static constexpr int kDepth = 4;
-  static constexpr int stride(int depth) { return depth + 4; }
+  static HOST_DEVICE constexpr int stride(int depth) { return depth + 4; }
   static DEVICE Stored store(float v) { return v; }
   static DEVICE float tanh(float x) { return tanhf(x); }
   static DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }

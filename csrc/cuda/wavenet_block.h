@@ -43,12 +43,13 @@ struct RingShape {
   static constexpr int kHeadOperand = E::stride(S) * kColumns * kSize;
   static constexpr int kWeightsAt = kHeadAt + 2 * kHeadOperand;
 
-  static constexpr int head_elements(int output_tiles) { return S * S + output_tiles * 16 * S; }
-  static constexpr int resident_bytes(int layers) {
+  static HOST_DEVICE constexpr int head_elements(int output_tiles) { return S * S + output_tiles * 16 * S; }
+  static HOST_DEVICE constexpr int resident_bytes(int layers) {
     return kResident ? layers * kCurrent * kSize : 0;
   }
   // Of the block that owns `layers` layers; the last one also holds the head.
-  static constexpr int shared_bytes(int layers, int blocks, int output_tiles, int codes, bool last) {
+  static constexpr int shared_bytes(int layers, int blocks, int output_tiles, int codes,
+                                    bool last) {
     int bytes = kWeightsAt + resident_bytes(layers);
     if (!last) return bytes;
     if (kResident) bytes += head_elements(output_tiles) * kSize;

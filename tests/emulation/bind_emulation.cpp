@@ -1,5 +1,6 @@
 // The CUDA kernels on a CPU, for tests: the launches of bind_cuda.cpp with host pointers and a seed.
-#include "bind_wavenet_params.h"
+#include "bind_launch.h"
+#include "cuda/decoder_cluster.h"
 #include "cuda/variants.h"
 
 namespace {
@@ -36,9 +37,33 @@ void wavenet(const std::vector<int>& shape, const std::vector<int>& dilations, u
   throw std::invalid_argument("this variant is not among the emulated ones");
 }
 
+template <class E, bool kCluster>
+void emulate_decoder(const DecoderParams& p, uint64_t seed) {
+  const int groups = (p.count + kColumns - 1) / kColumns;
+  emulator::run(groups, p.blocks, kThreads, static_cast<size_t>(p.shared_bytes), seed,
+                [&] { decoder_cluster<DecoderBlock<E, kCluster>>(p); });
+}
+
+void decoder(const std::vector<int>& sizes, const std::vector<int>& attention_of,
+             const std::vector<std::vector<int64_t>>& matrices, float done_bias, uintptr_t weights,
+             uintptr_t floats, uintptr_t scratch, uintptr_t slots, int count, int steps, int room,
+             uint64_t seed) {
+  const auto launch = decoder_launch_of(sizes, attention_of, matrices, done_bias, weights, floats,
+                                        scratch, slots, count, steps, room);
+  const DecoderParams& p = launch.params;
+  if (launch.float32) {
+    if (p.blocks > 1) emulate_decoder<Float32, true>(p, seed);
+    else emulate_decoder<Float32, false>(p, seed);
+  } else {
+    if (p.blocks > 1) emulate_decoder<Bfloat16, true>(p, seed);
+    else emulate_decoder<Bfloat16, false>(p, seed);
+  }
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_emulation, m) {
   m.def("wavenet", &wavenet);
+  m.def("decoder", &decoder);
   py::register_exception<emulator::Fault>(m, "Fault", PyExc_RuntimeError);
 }

@@ -16,7 +16,7 @@ import pybind11
 
 HERE = Path(__file__).parent
 CSRC = HERE.parent.parent / "csrc"
-SOURCES = [HERE / "bind_emulation.cpp", HERE / "emulator.cpp"]
+SOURCES = [HERE / "bind_emulation.cpp", HERE / "emulator.cpp", CSRC / "cuda/layout.cpp"]
 # Fibers jump between stacks, which a fortified longjmp takes for an attack.
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-shared", "-ffp-contract=off", "-U_FORTIFY_SOURCE"]
 
