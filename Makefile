@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 BUILD := setuptools wheel pybind11
 SAMPLE := engine/samples/austen.flac
 TEXT ?= Hello there. Three seconds of a voice are enough to speak any text in it.
-NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
+NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

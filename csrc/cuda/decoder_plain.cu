@@ -22,4 +22,14 @@ const char* decoder_launch_plain(bool float32, const DecoderParams& params, void
                  : launch(decoder_plain_kernel<Bfloat16>, shape, params);
 }
 
+int shared_memory_room(const char** error) {
+  int device = 0, bytes = -1;
+  *error = words(cudaGetDevice(&device));
+  if (!*error) {
+    *error = words(
+        cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  }
+  return bytes;
+}
+
 }  // namespace clonewave

@@ -63,6 +63,9 @@ const char* wavenet_launch_plain(const WaveNetVariant& variant, const WaveNetPar
 const char* decoder_launch_cluster(bool float32, const DecoderParams& params, void* stream);
 const char* decoder_launch_plain(bool float32, const DecoderParams& params, void* stream);
 
+// Shared memory that a block may have on the current device, in bytes; -1 and `error` if unknown.
+int shared_memory_room(const char** error);
+
 // Rings of this variant that the current device holds at once; -1 and `error` if it cannot say.
 int wavenet_resident_rings(const WaveNetVariant& variant, const WaveNetParams& params,
                            const char** error);

@@ -25,6 +25,7 @@ struct alignas(16) Float4 {
 
 #define DEVICE __device__ __forceinline__
 #define UNROLL _Pragma("unroll")
+#define UNROLL_BY_4 _Pragma("unroll 4")
 
 namespace clonewave {
 
@@ -164,6 +165,7 @@ DEVICE uint32_t multiply_high(uint32_t a, uint32_t b) { return __umulhi(a, b); }
 
 #define DEVICE inline
 #define UNROLL
+#define UNROLL_BY_4
 
 namespace clonewave {
 

@@ -101,6 +101,7 @@ DEVICE void multiply(Float32, float (&acc)[4], int depth, const Lane& at, Parts 
                      Column column) {
   const float* left = column(at.column(0));
   const float* right = column(at.column(1));
+  UNROLL_BY_4
   for (int k = 0; k < depth; k += 4) {
     const Float32::Part w = part(k / 4);
     const Float4 a = *reinterpret_cast<const Float4*>(left + k);
