@@ -22,7 +22,7 @@ _ADDRESSES = (
 _SLOT = np.dtype(
     [
         ("prenet_bias", "u8", (4,)), *((name, "u8") for name in _ADDRESSES),
-        ("stride", "i8"), ("length", "i8"),
+        ("stride", "i8"), ("length", "u8"),
     ]
 )  # fmt: skip
 _COLUMNS = 8  # utterances of a group
@@ -152,7 +152,7 @@ def make_call(
         if len(tensor):
             slots[name] = addresses(tensor[0])
     slots["stride"] = batch * inputs.attended.shape[1]
-    slots["length"] = inputs.lengths.cpu().numpy()
+    slots["length"] = addresses(inputs.lengths)
     groups, layers, past = -(-batch // _COLUMNS), weights.sizes[4], weights.sizes[5] - 1
     room = groups * weights.blocks * layers * past * _COLUMNS * channels
     # Zeros: the padding of an operand's depth is read, and multiplied by zero.
@@ -192,7 +192,7 @@ def generate_with(
     prenet, *others, lengths = inputs
     dense = DecoderInputs(
         tuple(part.detach().contiguous() for part in prenet),
-        *(part.detach().contiguous() for part in others), lengths,
+        *(part.detach().contiguous() for part in others), lengths.contiguous(),
     )  # fmt: skip
     device, batch = inputs.attended.device, len(lengths)
     hidden = torch.empty(batch, steps, inputs.attended.shape[2], device=device)

@@ -89,7 +89,7 @@ DEVICE void prenet(Block& b) {
       for (int j = 0; j < 4; ++j) {
         const int row = 16 * tile + b.at.row + j / 2 * 8, c = b.at.column(j % 2);
         const float bias = b.has_slot(c) ? load_global(b.slot(c).prenet_bias[i] + row) : 0.0f;
-        acc[j] = fmaxf(acc[j] + bias, 0.0f);
+        acc[j] = relu(acc[j] + bias);
       }
     });
   }
@@ -183,7 +183,7 @@ DEVICE void begin(Block& b) {
     if (b.has_slot(c)) {
       const DecoderSlot& slot = b.slot(c);
       column = {static_cast<int>(*slot.position), static_cast<int>(*slot.elapsed),
-                static_cast<int>(slot.length), 0, *slot.finished, 0, 0};
+                static_cast<int>(*slot.length), 0, *slot.finished, 0, 0};
     }
     b.columns()[c] = column;
   }

@@ -35,7 +35,7 @@ struct DecoderSlot {
   int64_t* path;   // out [steps]
   int64_t* count;  // out: steps until finished
   int64_t stride;  // rows from one attention's keys to the next
-  int64_t length;  // symbols
+  const int64_t* length;  // symbols
 };
 
 struct DecoderParams {

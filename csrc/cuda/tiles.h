@@ -113,6 +113,8 @@ DEVICE void multiply(Float32, float (&acc)[4], int depth, const Lane& at, Parts 
   }
 }
 
+DEVICE float relu(float v) { return v < 0.0f ? 0.0f : v; }  // fmaxf would hide a NaN
+
 // Writes a tile's results as the operand of the next product, rows `first` on.
 template <class E>
 DEVICE void store_tile(typename E::Stored* operand, int stride, int first, const Lane& at,

@@ -55,7 +55,7 @@ DEVICE void gather_skips(Ring& r, int t) {
     }
     UNROLL
     for (int j = 0; j < 4; ++j) {
-      sum[j] = fmaxf(sum[j] + r.skip[i][j], 0.0f);
+      sum[j] = relu(sum[j] + r.skip[i][j]);
       r.skip[i][j] = 0.0f;
     }
     store_tile<typename Ring::Element>(r.head_operand(0), Ring::kHeadStride, 16 * tile, r.at, sum);
@@ -153,7 +153,7 @@ DEVICE void head(Ring& r, int t) {
   for (int tile = r.at.warp; tile < S / 16; tile += kWarps) {
     head_tile(r, acc, r.head_weights(), r.skip_bias() + S, r.head_operand(0), tile);
     UNROLL
-    for (int i = 0; i < 4; ++i) acc[i] = fmaxf(acc[i], 0.0f);
+    for (int i = 0; i < 4; ++i) acc[i] = relu(acc[i]);
     store_tile<typename Ring::Element>(r.head_operand(1), Ring::kHeadStride, 16 * tile, r.at, acc);
   }
   sync_threads();
