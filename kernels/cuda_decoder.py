@@ -99,7 +99,8 @@ def _pack(network: Decoder, blocks: int, device: torch.device) -> Packed:
     for taps in convs:
         add(*taps[:-1])
     bias = [interleaved(*b.float()[:, None].chunk(2)).flatten() for b in w.conv_bias]
-    floats = torch.cat([*bias, *(part.float().flatten() for part in (w.mel_bias, w.done, w.elapsed))])
+    others = (w.mel_bias, w.done, w.elapsed)
+    floats = torch.cat([*bias, *(part.float().flatten() for part in others)])
     sizes = (
         network.precision == "float32", blocks, w.mel.shape[0], channels, layers, kernel,
         len(w.prenet), w.elapsed.shape[0], network.window, network.max_hold,

@@ -1,4 +1,7 @@
-"""The WaveNet of the CUDA backend: schedules, packed weights, slots. Contract: csrc/cuda/launch.h."""
+"""The WaveNet of the CUDA backend: schedules, packed weights, slots.
+
+Contract: csrc/cuda/launch.h.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from torch import Tensor
 # As struct WaveNetSlot of csrc/cuda/wavenet_params.h.
 _SLOT = np.dtype(
     [
-        *((name, "u8") for name in ("conditioning", "randomness", "out", "last", "history", "step")),
+        *((n, "u8") for n in ("conditioning", "randomness", "out", "last", "history", "step")),
         ("stride", "i8"), ("seed", "u8"), ("stream", "u4"), ("steps", "i4"),
     ]
 )  # fmt: skip
