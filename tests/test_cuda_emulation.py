@@ -226,8 +226,25 @@ def test_decoder_bits_depend_neither_on_chunks_nor_on_order_nor_on_the_batch(emu
     assert torch.equal(one[0][0], whole[0][4, : one[2][0]])
 
 
-def test_faults_are_found(emulation):
-    """A launch whose shared memory is too small, and one whose blocks do not fit the network."""
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("nobody sends", "deadlock: .*256 of block 1 at mbarrier phase 0"),
+        ("announced twice", "announced twice"),
+        ("not announced", "more bytes than the barrier was told"),
+        ("misaligned", "misaligned shared address"),
+        ("copy not awaited", "before its asynchronous copies were waited for"),
+        ("barrier passed by", "deadlock: 255 of block 0 at sync_threads"),
+        ("written past the end", "write past shared memory"),
+    ],
+)
+def test_the_emulator_sees_what_a_kernel_may_do_wrong(emulation, what, message):
+    with pytest.raises(emulation.Fault, match=message):
+        emulation.faulty(what)
+    emulation.faulty("nothing")
+
+
+def test_launches_that_cannot_be_are_refused(emulation):
     network = cases.make_network(SMALL, "bfloat16")
     inputs = cases.make_inputs(SMALL, batch=1, steps=2)
     with pytest.raises(ValueError, match="too few blocks"):

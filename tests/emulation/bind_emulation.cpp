@@ -60,10 +60,41 @@ void decoder(const std::vector<int>& sizes, const std::vector<int>& attention_of
   }
 }
 
+// Two blocks that do one thing wrong, to see that the emulator sees it.
+void faulty(const std::string& what) {
+  alignas(16) static const float source[4] = {};
+  emulator::run(1, 2, kThreads, 1024, 0, [&] {
+    auto* barrier = reinterpret_cast<uint64_t*>(shared_memory());
+    float* data = reinterpret_cast<float*>(shared_memory() + 64);
+    const bool one = thread_index() == 0;
+    if (one) mbarrier_init(barrier, 1);
+    cluster_sync();
+    if (what == "nobody sends") {
+      if (one) mbarrier_expect(barrier, 4);
+      mbarrier_wait(barrier, 0);
+    } else if (what == "announced twice" && one) {
+      mbarrier_expect(barrier, 4);
+      mbarrier_expect(barrier, 4);
+    } else if (what == "not announced" && one) {
+      send(remote_address(data, 1), 1.0f, remote_address(barrier, 1));
+    } else if (what == "misaligned" && one) {
+      send(remote_address(data + 1, 1), Float4{}, remote_address(barrier, 1));
+    } else if (what == "copy not awaited" && one) {
+      copy_async(data, source);
+    } else if (what == "barrier passed by" && one) {
+      return;
+    } else if (what == "written past the end" && one) {
+      data[(1024 - 64) / 4] = 1.0f;
+    }
+    sync_threads();
+  });
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_emulation, m) {
   m.def("wavenet", &wavenet);
   m.def("decoder", &decoder);
+  m.def("faulty", &faulty);
   py::register_exception<emulator::Fault>(m, "Fault", PyExc_RuntimeError);
 }
