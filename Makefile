@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c requi
 BUILD := setuptools wheel pybind11
 SAMPLE := engine/samples/austen.flac
 TEXT ?= Hello there. Three seconds of a voice are enough to speak any text in it.
-NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h)
+NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h csrc/cuda/*)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -60,9 +60,6 @@ bench: $(VENV)/.dev  ## every benchmark; each kernel is checked before it is tim
 gpu: $(VENV)/.dev  ## all that a GPU has to show: tests, sanitizer, benchmarks, in under 10 minutes
 	$(BIN)/python bench/gpu.py
 
-fuzz: $(VENV)/.dev  ## 60,000 damaged voice files against the loader; minutes
-	$(BIN)/pytest -q tests/test_voice.py -k damage --damaged-files 30000
-
 # In a copy laid out as it is installed; Python itself is not built with the sanitizers, so they
 # are loaded before it.
 SANITIZERS = $(foreach name,asan ubsan stdc++,$(shell $(CXX) -print-file-name=lib$(name).so))
@@ -92,7 +89,8 @@ soak: $(VENV)/.dev  ## bulk runs killed 50 times, then 30 minutes of load; bench
 	CLONEWAVE_KILLS=50 CLONEWAVE_LINES=10000 $(BIN)/pytest -q -s tests/test_batch.py -k kills
 	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --soak --seconds 1800 --output bench/results/soak.json
 
-fuzz: $(VENV)/.dev  ## long runs against the server's parts; counts go to bench/results
+fuzz: $(VENV)/.dev  ## damaged voice files, audio and texts, hostile requests; counts go to bench/results
+	$(BIN)/pytest -q tests/test_voice.py -k damage --damaged-files 30000
 	PYTHONPATH=. $(BIN)/python bench/fuzz.py all
 
 clean:  ## remove everything that the other targets made

@@ -4,7 +4,16 @@ Every op takes `backend=`: "auto" picks the fastest that can run the call, a nam
 raises `BackendUnavailable`.
 """
 
-from engine.kernels import native, native_decoder, reference, reference_decoder, triton_backend
+from engine.kernels import (
+    cuda,
+    cuda_decoder,
+    cuda_wavenet,
+    native,
+    native_decoder,
+    reference,
+    reference_decoder,
+    triton_backend,
+)
 from engine.kernels.dispatch import ORDER, BackendUnavailable, Impl, Op, accepts_everything
 from engine.kernels.filters import mel_filterbank, pqmf_filters
 from engine.kernels.native import isas
@@ -57,12 +66,14 @@ stream_noise = _op(
 )
 wavenet_generate = _op(
     "wavenet_generate",
+    cuda=Impl(cuda_wavenet.wavenet_generate, cuda_wavenet.why_not),
     triton=triton_backend.implementation("triton_wavenet", "wavenet_generate"),
     cpp=Impl(native.wavenet_generate, native.wavenet_why_not),
 )
 decoder_generate = Op(
     "decoder_generate",
     {
+        "cuda": Impl(cuda_decoder.decoder_generate, cuda_decoder.why_not),
         "triton": triton_backend.implementation("triton_decoder", "decoder_generate"),
         "cpp": Impl(native_decoder.decoder_generate, native_decoder.why_not),
         "reference": Impl(reference_decoder.decoder_generate, accepts_everything),
@@ -74,6 +85,7 @@ def backends() -> dict[str, str | None]:
     """Every backend, fastest first: None if it can run something here, else the reason."""
     absent = "no op has this backend"
     reasons: dict[str, str | None] = dict.fromkeys(ORDER, absent)
+    reasons["cuda"] = cuda.why_not()
     reasons["triton"] = triton_backend.why_not()
     reasons["cpp"] = native.why_not()
     reasons["reference"] = None

@@ -1,4 +1,5 @@
-"""The compiled CPU backend, "cpp". The only importer of `_cpu`; `csrc/ops.h` holds the contracts.
+"""The compiled CPU backend, "cpp"; `csrc/ops.h` holds the contracts. The only importer of the
+compiled modules `_cpu` and `_cuda`.
 
 A module that was not built is a state with a reason; one that is there and does not load raises.
 """
@@ -24,6 +25,7 @@ def _load(name: str) -> ModuleType | None:
 
 
 _cpu = _load("engine.kernels._cpu")
+_cuda = _load("engine.kernels._cuda")
 # Packed weights by network: they live as long as it does, and a network never changes.
 _packed: WeakKeyDictionary[WaveNet, Any] = WeakKeyDictionary()
 
@@ -31,6 +33,24 @@ _packed: WeakKeyDictionary[WaveNet, Any] = WeakKeyDictionary()
 def why_not() -> str | None:
     """None if the compiled module is there, else the reason."""
     return None if _cpu is not None else "engine.kernels._cpu is not built: pip install -e ."
+
+
+def cuda_why_not() -> str | None:
+    """None if the compiled CUDA module is there, else the reason."""
+    if _cuda is not None:
+        return None
+    return "engine.kernels._cuda is not built: install nvcc, then pip install -e ."
+
+
+def cuda_module() -> ModuleType:
+    """The compiled CUDA module.
+
+    Raises:
+        BackendUnavailable: it is not built.
+    """
+    if _cuda is None:
+        raise BackendUnavailable(f"cuda: {cuda_why_not()}")
+    return _cuda
 
 
 def isas() -> dict[str, str | None]:

@@ -1,0 +1,219 @@
+"""The WaveNet of the CUDA backend: schedules, packed weights, slots.
+
+Contract: csrc/cuda/launch.h.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from engine.kernels import checks, cuda, native
+from engine.kernels.cuda_pack import TILE, pack_wavenet, padded
+from engine.kernels.reference import WaveNet, WaveNetState
+from torch import Tensor
+
+# As struct WaveNetSlot of csrc/cuda/wavenet_params.h.
+_SLOT = np.dtype(
+    [
+        *((n, "u8") for n in ("conditioning", "randomness", "out", "last", "history", "step")),
+        ("stride", "i8"), ("seed", "u8"), ("stream", "u4"), ("steps", "i4"),
+    ]
+)  # fmt: skip
+# Sizes (R, S) the kernels are compiled for.
+SIZES = ((32, 64), (64, 128), (64, 256), (128, 128), (128, 256))
+MOST_LAYERS, MOST_BANDS = 64, 8
+
+
+class Schedule(NamedTuple):
+    """How a network is laid over blocks.
+
+    held: layers a block keeps on chip, 0 = weights are read from L2 at every use.
+    blocks: of a ring, in one cluster; 1 = no cluster.
+    fold: one barrier a layer instead of two, for half as many weights again.
+    """
+
+    held: int
+    blocks: int
+    fold: bool = False
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Weights of one network on one device in the order of one schedule."""
+
+    shape: tuple[int, ...]
+    dilations: tuple[int, ...]
+    weights: Tensor
+    floats: Tensor
+
+    @property
+    def arguments(self) -> tuple[tuple[int, ...], tuple[int, ...], int, int]:
+        """What the compiled launcher is told of the network."""
+        return self.shape, self.dilations, self.weights.data_ptr(), self.floats.data_ptr()
+
+
+# Packed weights by network: they live as long as it does, and a network never changes.
+_packed: WeakKeyDictionary[WaveNet, dict[tuple[torch.device, Schedule], Packed]] = (
+    WeakKeyDictionary()
+)
+
+
+def sizes(network: WaveNet) -> tuple[int, int, int, int]:
+    """Residual and skip channels, bands, codes of the softmax head (0 = Gaussian)."""
+    residual, bands, _ = network.weights.inputs.shape
+    outputs = network.weights.outputs.shape[0]
+    return residual, network.weights.skip_bias.shape[0], bands, (outputs != 2 * bands) * outputs
+
+
+def schedule_of(network: WaveNet, capability: tuple[int, int]) -> Schedule:
+    """The fastest schedule compiled for this network that a device can run."""
+    residual, skip, _, codes = sizes(network)
+    layers = len(network.dilations)
+    ring = network.precision == "bfloat16" and capability[0] >= 9
+    if ring and (residual, skip) == (64, 128):
+        if layers <= 16 and not codes:
+            held = 4 if layers > 8 else 2
+            blocks = max(2, -(-layers // held))
+            return Schedule(held, blocks)
+        if layers <= 24:  # the softmax head needs a block of its own
+            blocks = -(-layers // 3) + (codes > 0)
+            return Schedule(3, blocks) if blocks <= 8 else Schedule(0, 1)
+    if ring and (residual, skip) == (32, 64) and not codes and 4 < layers <= 32:
+        return Schedule(4, -(-layers // 4))
+    return Schedule(0, 1)
+
+
+def packed(network: WaveNet, schedule: Schedule, device: torch.device) -> Packed:
+    """The network's weights for a schedule: packed on first use, then kept with it."""
+    kept = _packed.setdefault(network, {})
+    if (device, schedule) not in kept:
+        residual, skip, bands, codes = sizes(network)
+        layers = len(network.dilations)
+        weights, floats = pack_wavenet(network.weights, network.precision, schedule.fold)
+        rows = codes or 2 * padded(bands, 8)
+        per_block = schedule.held or -(-layers // schedule.blocks)
+        shape = (
+            residual, skip, schedule.held, schedule.blocks > 1, schedule.fold,
+            network.precision == "float32", schedule.blocks, per_block, bands, codes,
+            padded(rows, TILE) // TILE, network.band_steps_per_frame,
+        )  # fmt: skip
+        kept[device, schedule] = Packed(
+            tuple(int(value) for value in shape), network.dilations, weights.to(device),
+            floats.to(device),
+        )  # fmt: skip
+    return kept[device, schedule]
+
+
+def time_major(conditioning: Tensor) -> Tensor:
+    """[batch, layers, 2R, frames] as the kernels read it, [batch, frames, layers, 2R]."""
+    return conditioning.detach().permute(0, 3, 1, 2).contiguous()
+
+
+def make_slots(
+    conditioning: Tensor, randomness: Tensor | None, out: Tensor, state: WaveNetState,
+    steps: Sequence[int] | None = None, seeds: Sequence[tuple[int, int]] = (),
+) -> np.ndarray:  # fmt: skip
+    """One slot for every row: addresses, and how many steps (all of `out` if not given).
+
+    Args:
+        conditioning: [batch, frames, layers, 2R], contiguous.
+        randomness: [batch, bands, band_steps], contiguous; None = drawn in the kernel from `seeds`,
+            a (seed, stream) for every row, as `gaussian_noise` does.
+        out: [batch, bands, band_steps], contiguous.
+        state: updated in place by the launch.
+    """
+    batch, _, length = out.shape
+    slots = np.zeros(batch, _SLOT)
+
+    def addresses(tensor: Tensor) -> np.ndarray:
+        rows = np.arange(batch, dtype=np.uint64)
+        stride = tensor.stride(0) * tensor.element_size()
+        return np.uint64(tensor.data_ptr()) + rows * np.uint64(stride)
+
+    slots["conditioning"], slots["out"] = addresses(conditioning), addresses(out)
+    for name in ("last", "history", "step"):
+        slots[name] = addresses(getattr(state, name))
+    slots["stride"] = length
+    slots["steps"] = length if steps is None else steps
+    if randomness is not None:
+        slots["randomness"] = addresses(randomness)
+    else:
+        slots["seed"], slots["stream"] = zip(*seeds, strict=True)
+    return slots
+
+
+def unsupported(network: WaveNet) -> str | None:
+    """Why the kernels cannot run this network on any device, or None."""
+    residual, skip, bands, codes = sizes(network)
+    if network.precision not in ("float32", "bfloat16"):
+        return f"precision {network.precision!r}, cuda has float32 and bfloat16"
+    if (residual, skip) not in SIZES:
+        return f"{residual} residual and {skip} skip channels, cuda has {list(SIZES)}"
+    if len(network.dilations) > MOST_LAYERS or bands > MOST_BANDS or codes % 32 or codes > 1024:
+        return "at most 64 layers, 8 bands, and codes a multiple of 32 up to 1024"
+    if any(dilation & (dilation - 1) for dilation in network.dilations):
+        return f"dilations {network.dilations} must be powers of two"
+    return None
+
+
+def why_not(
+    conditioning: Tensor, randomness: Tensor, network: WaveNet, state: WaveNetState
+) -> str | None:
+    """None if `wavenet_generate` can run here, else the reason."""
+    tensors = (conditioning, randomness, state.last, state.history)
+    if reason := cuda.refuses(*tensors) or unsupported(network):
+        return reason
+    if not all(part.is_contiguous() and part.is_cuda for part in state):
+        return "state is updated in place and must be contiguous, on the device"
+    return None
+
+
+def generate_with(
+    launch: Callable[[Packed, np.ndarray], None], conditioning: Tensor, randomness: Tensor,
+    network: WaveNet, state: WaveNetState, schedule: Schedule,
+) -> Tensor:  # fmt: skip
+    """The op around a launcher of packed weights and slots: device or emulation."""
+    checks.check_wavenet_generate(conditioning, randomness, network, state)
+    weights = packed(network, schedule, conditioning.device)
+    frames, noise = time_major(conditioning), randomness.detach().contiguous()
+    out = torch.empty_like(noise)
+    if out.numel():
+        launch(weights, make_slots(frames, noise, out, state))
+    return out
+
+
+def wavenet_generate(
+    conditioning: Tensor, randomness: Tensor, network: WaveNet, state: WaveNetState
+) -> Tensor:
+    """CUDA form of reference.wavenet_generate; see it for shapes and units.
+
+    Cost: one transposition of the conditioning and one copy of the slots per call. Numerics:
+    `network.precision` with float32 accumulation, residual stream, skip sum and head; equal bits
+    whatever the batch, the slot and the size of the calls.
+    Raises:
+        ValueError: shapes that do not fit each other, or too few conditioning frames.
+        RuntimeError: the driver refused the launch; the text names its error.
+    """
+    schedule = schedule_of(network, torch.cuda.get_device_capability(conditioning.device))
+    return generate_with(launch_slots, conditioning, randomness, network, state, schedule)
+
+
+def launch_slots(weights: Packed, slots: np.ndarray) -> None:
+    """Run slots on the current stream of the weights' device; returns before it has finished."""
+    device = weights.weights.device
+    on_device = torch.from_numpy(slots.view(np.uint8)).to(device)
+    launch_device_slots(weights, on_device, len(slots))
+
+
+def launch_device_slots(weights: Packed, slots: Tensor, count: int) -> None:
+    """The same with slots that are on the device already, as a captured graph needs them."""
+    stream = torch.cuda.current_stream(weights.weights.device)
+    with torch.cuda.device(weights.weights.device):
+        native.cuda_module().wavenet(
+            *weights.arguments, slots.data_ptr(), count, stream.cuda_stream
+        )
