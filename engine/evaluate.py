@@ -288,8 +288,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--sentences", type=int, help="sentences a speaker (default 4; with --sweep 2)"
     )
     parser.add_argument(
-        "--people", type=int, default=6, help="with --sweep and --paper: how many of the folder's (default 6)"
-    )
+        "--people", type=int, default=6,
+        help="with --sweep and --paper: how many of the folder's (default 6)",
+    )  # fmt: skip
     parser.add_argument(
         "--seconds", type=float, default=3.0, help="length of the cloning sample (default 3)"
     )
