@@ -82,12 +82,10 @@ def measure(bench: Bench) -> None:
             check(name, shape, network)
             for streams in (1, 4):
                 call = shape.call(streams, STEPS)
-                run = partial(
-                    kernels.wavenet_generate, *call, network, network.state(streams), backend="cpp"
-                )
+                state = network.state(streams)
+                run = partial(kernels.wavenet_generate, *call, network, state, backend="cpp")
                 figure = f"{name}_{precision}_{streams}_steps_per_s"
-                state = run.args[-1]
-                best = bench.timed(figure, lambda run=run, state=state: _again(run, state))
+                best = bench.timed(figure, partial(_again, run, state))
                 bench.figures[figure] = streams * STEPS / best
     if (os.cpu_count() or 1) > 1:
         for precision in ("float32", "int8"):
