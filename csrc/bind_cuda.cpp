@@ -1,6 +1,6 @@
 // Python bindings of the CUDA kernels: device pointers and the stream come in as integers, so this
-// module is built without torch; engine.kernels.cuda_* keep the tensors alive. Errors of the runtime
-// become exceptions.
+// module is built without torch; engine.kernels.cuda_* keep the tensors alive. Errors of the
+// runtime become exceptions.
 #include "bind_launch.h"
 
 namespace {
@@ -50,7 +50,7 @@ void decoder(const std::vector<int>& sizes, const std::vector<int>& attention_of
 }  // namespace
 
 PYBIND11_MODULE(_cuda, m) {
-  m.doc() = "CUDA kernels; see csrc/cuda/launch.h for the contracts and engine.kernels for the API.";
+  m.doc() = "CUDA kernels; csrc/cuda/launch.h has the contracts, engine.kernels the API.";
   m.def("wavenet", &wavenet, py::arg("shape"), py::arg("dilations"), py::arg("weights"),
         py::arg("floats"), py::arg("slots"), py::arg("count"), py::arg("stream"));
   m.def("resident_rings", &resident_rings, py::arg("shape"), py::arg("dilations"),

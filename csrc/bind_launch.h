@@ -70,9 +70,9 @@ struct DecoderLaunch {
   DecoderParams params;
 };
 
-// sizes: float32, blocks, mel, channels, layers, kernel_size, prenet layers, rows of elapsed, window,
-// max_hold. matrices: (offset, rows, depth) of each, then the past taps of each layer. `room`: bytes
-// of shared memory a block may have.
+// sizes: float32, blocks, mel, channels, layers, kernel_size, prenet layers, rows of elapsed,
+// window, max_hold. matrices: (offset, rows, depth) of each, then the past taps of each layer.
+// room: bytes of shared memory a block may have.
 inline DecoderLaunch decoder_launch_of(const std::vector<int>& sizes,
                                        const std::vector<int>& attention_of,
                                        const std::vector<std::vector<int64_t>>& matrices,

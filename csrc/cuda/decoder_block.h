@@ -6,7 +6,8 @@
 
 namespace clonewave {
 
-// The shared memory of a block, in bytes: barriers, columns, operand, two inboxes, past sums, weights.
+// The shared memory of a block, in bytes: barriers, columns, operand, two inboxes, past sums,
+// weights.
 constexpr int kDecoderColumnsAt = 64;
 constexpr int kDecoderOperandAt = 512;
 
@@ -49,7 +50,8 @@ struct DecoderBlock {
   // Bias and past taps of a layer's gates, [layer][tile of this block][lane].
   DEVICE Float4* past_sum(int layer, int local) const {
     const int tiles = (p.channels / 8 + p.blocks - 1) / p.blocks;
-    return reinterpret_cast<Float4*>(shared + p.past_at) + (layer * tiles + local) * kWarp + at.lane;
+    Float4* first = reinterpret_cast<Float4*>(shared + p.past_at);
+    return first + (layer * tiles + local) * kWarp + at.lane;
   }
   DEVICE float* history(int layer, int slot, int c) const {  // this block's own copy
     const int64_t rows = p.kernel_size - 1;
@@ -66,8 +68,8 @@ struct DecoderBlock {
 
 // acc += tile * operand columns; the tile's weights from shared memory or L2.
 template <class Block, class Columns>
-DEVICE void multiply_tile(Block& b, float (&acc)[4], const DecoderMatrix& m, int64_t skip, int local,
-                          Columns columns) {
+DEVICE void multiply_tile(Block& b, float (&acc)[4], const DecoderMatrix& m, int64_t skip,
+                          int local, Columns columns) {
   const int64_t size = static_cast<int64_t>(16) * m.depth;
   const auto* from = static_cast<const typename Block::Stored*>(b.p.weights) + m.offset + skip +
                      b.tile_of(local) * size;

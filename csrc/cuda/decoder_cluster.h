@@ -114,7 +114,8 @@ DEVICE void convolve(Block& b, int layer, int t) {
   const int channels = b.p.channels, past = b.p.kernel_size - 1;
   if (past) {
     for (int i = thread_index(); i < kColumns * channels; i += kThreads) {
-      b.history(layer, t % past, i / channels)[i % channels] = b.operand(i / channels)[i % channels];
+      const int c = i / channels, channel = i % channels;
+      b.history(layer, t % past, c)[channel] = b.operand(c)[channel];
     }
   }
   product(

@@ -23,7 +23,7 @@ struct DecoderSlot {
   const float* prenet_bias[kMaxPrenet];  // [P0], ...
   const float* attended;                 // [symbols][C]
   const float* speaker;                  // [layers][C]
-  const float* keys;                     // [symbols][C] of attention 0; the next lies `stride` rows on
+  const float* keys;                     // [symbols][C] of attention 0; the next is `stride` rows on
   const float* key_bias;                 // [symbols]
   const float* values;                   // [symbols][C]
   float* mel;                            // [M]

@@ -1,4 +1,4 @@
-// Host side of the CUDA kernels: variants, sizes, launches. Device pointers in, no Python, no torch.
+// Host side of the CUDA kernels: variants, sizes, launches. Device pointers in; no Python.
 #pragma once
 
 #include <cstddef>
@@ -45,7 +45,7 @@ struct WaveNetVariant {
   X(Float32, 128, 256, 0, false, false)
 
 // The shared memory of a decoder block: activations, then as many matrices as fit into `room`
-// bytes, the largest share of a step first; the others stay in L2. False if not even activations fit.
+// bytes, convolutions first; the others stay in L2. False if not even activations fit.
 bool decoder_layout(DecoderParams& params, bool float32, int room);
 
 // Starts the kernel of `variant` over params.slots on `stream` (a cudaStream_t) of the current

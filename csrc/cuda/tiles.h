@@ -8,8 +8,8 @@
 // give a lane both of one channel.
 //
 // Operands lie in shared memory, [column][stride] with the depth k contiguous. The depth index is
-// permuted so that a lane's part of 32 of them is 16 contiguous bytes; kernels/cuda_pack.py permutes
-// the weights alike and writes them in the order in which lanes read them.
+// permuted so that a lane's part of 32 of them is 16 contiguous bytes; kernels/cuda_pack.py
+// permutes the weights alike and writes them in the order in which lanes read them.
 #pragma once
 
 #include "ptx.h"

@@ -43,7 +43,9 @@ struct RingShape {
   static constexpr int kHeadOperand = E::stride(S) * kColumns * kSize;
   static constexpr int kWeightsAt = kHeadAt + 2 * kHeadOperand;
 
-  static HOST_DEVICE constexpr int head_elements(int output_tiles) { return S * S + output_tiles * 16 * S; }
+  static HOST_DEVICE constexpr int head_elements(int output_tiles) {
+    return S * S + output_tiles * 16 * S;
+  }
   static HOST_DEVICE constexpr int resident_bytes(int layers) {
     return kResident ? layers * kCurrent * kSize : 0;
   }

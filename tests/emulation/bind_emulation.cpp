@@ -1,4 +1,4 @@
-// The CUDA kernels on a CPU, for tests: the launches of bind_cuda.cpp with host pointers and a seed.
+// The CUDA kernels on a CPU, for tests: the launches of bind_cuda.cpp with host pointers, a seed.
 #include "bind_launch.h"
 #include "cuda/decoder_cluster.h"
 #include "cuda/variants.h"
