@@ -22,8 +22,9 @@ struct Fiber {
   ucontext_t context;
   jmp_buf at;
   bool started = false;
-  std::string waits;   // for what, if blocked
-  int copies = 0;      // asynchronous copies under way
+  std::string waits;       // for what, if blocked
+  int copies = 0;          // asynchronous copies under way
+  bool unawaited = false;  // copies begun since the last wait for them
   std::unique_ptr<char[]> stack;
 };
 
@@ -92,7 +93,7 @@ void body() {
   Fiber* self = world->running;
   try {
     (*world->kernel)();
-    if (self->copies) fault("returned before its asynchronous copies were waited for");
+    if (self->unawaited) fault("returned before its asynchronous copies were waited for");
     --self->self.block->running;
   } catch (const std::exception& error) {
     world->fault = error.what();
@@ -311,6 +312,7 @@ void copy_async(void* to, const void* from) {
   place(address, 16, "copy_async");
   Fiber* self = world->running;
   ++self->copies;
+  self->unawaited = true;
   world->underway.push_back({[=] {
     std::memcpy(place(address, 16, "copy_async"), from, 16);
     if (!--self->copies && self->waits == "copy_wait") wake(self);
@@ -319,6 +321,7 @@ void copy_async(void* to, const void* from) {
 
 void copy_wait() {
   if (world->running->copies) block_on("copy_wait");
+  world->running->unawaited = false;
 }
 
 uint16_t bfloat16(float value) {
