@@ -191,10 +191,9 @@ def generate_with(
     """The op around a launcher: device or emulation."""
     checks.check_decoder_generate(inputs, network, steps, state)
     prenet, *others, lengths = inputs
-    dense = DecoderInputs(
-        tuple(part.detach().contiguous() for part in prenet),
-        *(part.detach().contiguous() for part in others), lengths.contiguous(),
-    )  # fmt: skip
+    folded = (part.detach().contiguous() for part in others)
+    biases = tuple(part.detach().contiguous() for part in prenet)
+    dense = DecoderInputs._make([biases, *folded, lengths.contiguous()])
     device, batch = inputs.attended.device, len(lengths)
     hidden = torch.empty(batch, steps, inputs.attended.shape[2], device=device)
     path = torch.empty(batch, steps, dtype=torch.int64, device=device)
