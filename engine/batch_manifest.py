@@ -130,8 +130,7 @@ class Manifest:
             raise ConfigError(f"{folder}: another run is at work here ({error})") from error
         except sqlite3.DatabaseError as error:
             self._db.close()
-            path = folder / MANIFEST
-            raise ConfigError(f"{path}: no manifest of a bulk run ({error})") from error
+            raise ConfigError(f"{folder / MANIFEST}: not a manifest ({error})") from error
         for left in folder.glob(".*.tmp"):  # of files that a kill cut short
             with suppress(OSError):
                 left.unlink()

@@ -149,7 +149,7 @@ def test_one_process_at_a_time_works_in_a_folder(tmp_path):
     with Manifest(tmp_path):
         pass
     (tmp_path / MANIFEST).write_bytes(b"no database" * 100)
-    with pytest.raises(ConfigError, match="no manifest"):
+    with pytest.raises(ConfigError, match="not a manifest"):
         Manifest(tmp_path)
 
 

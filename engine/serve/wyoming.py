@@ -204,15 +204,15 @@ class Handler(AsyncEventHandler):
 
 def info(voices: Mapping[str, Voice]) -> Info:
     """What `describe` answers."""
-    about = {"attribution": US, "installed": True, "version": __version__}
+    about: dict[str, Any] = {"attribution": US, "installed": True, "version": __version__}
     listed = [
-        TtsVoice(name=name, description=name, languages=["en"], **about)  # type: ignore[arg-type]
+        TtsVoice(name=name, description=name, languages=["en"], **about)
         for name in voices
     ]
     program = TtsProgram(
         name="clonewave", description="Few-shot voice cloning", voices=listed,
         supports_synthesize_streaming=True, **about,
-    )  # type: ignore[arg-type]  # fmt: skip
+    )  # fmt: skip
     return Info(tts=[program])
 
 
@@ -226,7 +226,7 @@ class WyomingServer(AsyncTcpServer):
     async def begin(self) -> int:
         """Listen; returns the port, which the system chooses for 0."""
         await self.start(lambda *streams: Handler(self.scheduler, self.voices, *streams))
-        assert self._server is not None
+        assert isinstance(self._server, asyncio.Server)
         self.port = self._server.sockets[0].getsockname()[1]
         return self.port
 
