@@ -274,7 +274,7 @@ class Recorder {
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: plain });
     this.context = new AudioContext();
     await this.context.audioWorklet.addModule("/page/recorder.js");
-    const node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
+    const node = this.node = new AudioWorkletNode(this.context, "recorder", { numberOfOutputs: 0 });
     this.chunks = [];
     node.port.onmessage = ({ data }) => {
       this.chunks.push(data);
@@ -288,6 +288,7 @@ class Recorder {
   }
 
   stop() {
+    this.node.port.onmessage = null; // what is under way would write over the button
     this.stream.getTracks().forEach((track) => track.stop());
     this.context.close();
     return wav(this.chunks, this.context.sampleRate);
