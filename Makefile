@@ -25,14 +25,14 @@ $(VENV)/.tools: requirements.lock
 	$(PIP) $(BUILD)
 	@touch $@
 
-$(VENV)/.core: $(VENV)/.tools pyproject.toml $(NATIVE)
-	$(PIP) --no-build-isolation -e .
+$(VENV)/.core: $(VENV)/.tools pyproject.toml $(NATIVE)  # without CUDA kernels: for a CPU
+	CLONEWAVE_CUDA=0 $(PIP) --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.core
+$(VENV)/.dev: $(VENV)/.tools pyproject.toml $(NATIVE)
 	$(PIP) --no-build-isolation -e '.[dev,train,eval,serve]'
 	$(PIP) --no-deps Resemblyzer  # its webrtcvad is replaced by webrtcvad-wheels
-	@touch $@
+	@touch $(VENV)/.core $@
 
 demo: $(VENV)/.core  ## clone the bundled sample, speak, write demo/hello.wav, print how fast
 	@mkdir -p demo

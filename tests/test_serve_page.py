@@ -45,7 +45,8 @@ def browser(tmp_path_factory):
 def page(browser, tmp_path):
     engine = Engine(make_weights(tmp_path))
     engine.clone(talk(3.0), 24_000).save(tmp_path / "voice.safetensors")
-    app, _ = make_app(engine, tmp_path / "voices", EngineDevice(engine), drain_lag_s=0.0, drain_s=2.0)
+    device = EngineDevice(engine)
+    app, _ = make_app(engine, tmp_path / "voices", device, drain_lag_s=0.0, drain_s=2.0)
     with running(app) as port:
         browser.get(f"http://localhost:{port}/")
         wait(browser, "return document.querySelectorAll('#voice option').length > 0")
