@@ -1,8 +1,8 @@
 // What two cores share while they generate one stream; see csrc/cpu/split_isa.h.
 #pragma once
 
-#include <cstddef>
-#include <cstdint>
+#include <stddef.h>
+#include <stdint.h>
 
 #include "wavenet.h"
 

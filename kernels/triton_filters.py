@@ -99,8 +99,8 @@ def gaussian_noise(seed: int, stream: int, first_step: int, band_steps: int, ban
     """Triton form of reference.gaussian_noise, on the default device; `stream_noise` of one."""
     check_gaussian_noise(seed, stream, first_step, band_steps, bands)
     signed = seed - 2**64 if seed >= 2**63 else seed
-    one = [torch.tensor([value]) for value in (signed, stream, first_step)]
-    return stream_noise(*one, band_steps, bands)[0]
+    seeds, streams, first_steps = (torch.tensor([n]) for n in (signed, stream, first_step))
+    return stream_noise(seeds, streams, first_steps, band_steps, bands)[0]
 
 
 @triton.jit(do_not_specialize=("rows", "order", "frames", "repeat"))

@@ -12,6 +12,7 @@ import pytest
 
 import engine
 from engine import audio, evaluate, judges, scores, sentences
+from engine.engine import DEFAULT_WEIGHTS
 from engine.errors import EngineError, InputError, VoiceError
 
 RATE = 24_000
@@ -240,10 +241,11 @@ def test_command_line(people, monkeypatch, capsys):
     class Engine:
         def __init__(self, weights, backend, precision):
             assert weights is None
-            self.backend = backend
+            self.backend, self.folder = backend, DEFAULT_WEIGHTS
             self.network = types.SimpleNamespace(precision=precision)
 
-        def clone(self, samples, sample_rate):
+        def clone(self, samples, sample_rate, method):
+            assert method == "encode"
             return 0.1
 
         def synthesize(self, text, voice, seed):

@@ -9,7 +9,7 @@ from sounds import talk
 from tiny import make_weights
 
 from engine import Engine, InputError, Voice, VoiceError, WeightsError
-from engine.errors import BackendUnavailable, EngineError
+from engine.errors import BackendUnavailable
 from engine.symbols import START
 from engine.synthesize import read_path
 from engine.text import front_end
@@ -126,9 +126,9 @@ def test_unusable_cloning_samples_are_input_errors(engine, tmp_path):
             engine.clone(source, rate)
 
 
-def test_methods_that_do_not_exist_say_so(engine):
-    with pytest.raises(EngineError, match="not built yet"):
-        engine.clone(talk(3.0), 24_000, method="adapt-model")
+def test_unknown_methods_and_empty_transcripts_are_refused(engine):
+    with pytest.raises(InputError, match="text is empty"):
+        engine.clone(talk(3.0), 24_000, method="adapt-model", transcript=" ")
     with pytest.raises(InputError, match="unknown method"):
         engine.clone(talk(3.0), 24_000, method="guess")
 

@@ -147,8 +147,8 @@ class VoiceStore:
     def entries(self, owner: str | None = None) -> list[Entry]:
         """All that `owner` may use, oldest first; None: those of every owner."""
         if owner is None:
-            return self._rows("SELECT * FROM voices ORDER BY created_at, id", ())
-        query = "SELECT * FROM voices WHERE owner IN (?, ?) ORDER BY created_at, id"
+            return self._rows("SELECT * FROM voices ORDER BY created_at, rowid", ())
+        query = "SELECT * FROM voices WHERE owner IN (?, ?) ORDER BY created_at, rowid"
         return self._rows(query, (owner, SHARED))
 
     def count(self) -> int:
