@@ -12,6 +12,7 @@ from engine.audio import resample
 from engine.config import AudioConfig
 
 _DB = np.log(10) / 20  # natural-log magnitude per decibel
+RATE_STEPS = 10_000  # a resampling factor is rounded to this part of 1
 
 
 def degrade(mel: np.ndarray, audio: AudioConfig, rng: np.random.Generator) -> np.ndarray:
@@ -56,8 +57,7 @@ def revoice(samples: np.ndarray, factor: float) -> np.ndarray:
     Returns:
         float32, samples / factor long.
     """
-    rate = 24_000
-    return resample(samples, round(rate * factor), rate)
+    return resample(samples, round(RATE_STEPS * factor), RATE_STEPS)
 
 
 def _reverberate(mel: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -163,7 +163,9 @@ class AcousticTask:
         )  # fmt: skip
 
     def _track(self, index: int) -> np.ndarray:
-        """Pitch of an utterance, found at its first use."""
+        """Pitch of an utterance, found at its first use; silence if the model needs none."""
+        if not self.config.pitch:
+            return np.zeros(1, np.float32)
         if index not in self.tracks:
             self.tracks[index] = pitch.track(self.store.samples(index), self.config.audio)
         return self.tracks[index]

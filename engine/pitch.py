@@ -6,8 +6,9 @@ import numpy as np
 
 from engine.config import AudioConfig
 from engine.errors import EngineError
+from engine.models.harmonics import FLOOR_HZ
 
-FLOOR_HZ, CEILING_HZ = 60.0, 600.0
+CEILING_HZ = 600.0
 
 
 def track(samples: np.ndarray, audio: AudioConfig) -> np.ndarray:

@@ -27,9 +27,10 @@ from engine.config import (
 )
 from engine.crops import SpeakerSampler
 from engine.data import Store, open_store
-from engine.errors import ConfigError, InputError
+from engine.errors import ConfigError, InputError, WeightsError
 from engine.generator_task import AcousticTask, generated_mels
 from engine.judge_tasks import judge_task
+from engine.models.acoustic import Acoustic
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.tasks import EncoderTask, VocoderTask
 
@@ -140,14 +141,27 @@ def _task(
     config = from_dict(AcousticConfig, model)
     generator = AcousticTask(store, config, encoder, train, losses=losses)
     if args.start:
-        begin = _start(args.start, "acoustic")[0]
-        generator.model.acoustic.load_state_dict(begin, strict=False)  # parts may be new
+        _begin(generator.model.acoustic, args.start)
     if weights is not None:
         generator.start_encoder(weights)
     if args.freeze_encoder:
         generator.model.encoder.requires_grad_(False)
         generator.extra["encoder_tuned"] = False
     return generator
+
+
+def _begin(model: Acoustic, folder: str) -> None:
+    """Start from weights of before the pitch came, too.
+
+    Raises:
+        WeightsError: they lack anything else, or are of another size.
+    """
+    try:
+        missing, unknown = model.load_state_dict(_start(folder, "acoustic")[0], strict=False)
+    except RuntimeError as error:
+        raise WeightsError(f"{folder}: weights of another configuration ({error})") from error
+    if wrong := unknown + [name for name in missing if not name.startswith("pitch_")]:
+        raise WeightsError(f"{folder}: weights of another model; {', '.join(wrong[:3])} do not fit")
 
 
 def _vocoder_task(
