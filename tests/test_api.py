@@ -9,7 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+from serving import close, make_app, running
+
 import engine
+from engine import audio
+from engine.serve.device import EngineDevice
 
 ROOT = Path(__file__).parent.parent
 
@@ -52,6 +57,15 @@ def test_the_readme_examples_run(tmp_path, monkeypatch):
     assert blocks
     shutil.copy(ROOT / "engine/samples/austen.flac", tmp_path / "me.wav")
     monkeypatch.chdir(tmp_path)
-    for block in blocks:
-        exec(compile(block, "README.md", "exec"), {})
+    speaker = engine.Engine()
+    app, _ = make_app(speaker, tmp_path / "voices", EngineDevice(speaker))
+    try:
+        with running(app) as port:
+            for block in blocks:
+                here = block.replace("http://127.0.0.1:8000", f"http://127.0.0.1:{port}")
+                exec(compile(here, "README.md", "exec"), {})
+    finally:
+        close(app)
     assert (tmp_path / "hello.wav").exists() and (tmp_path / "me.safetensors").exists()
+    samples, rate = audio.read(tmp_path / "hello.mp3")
+    assert 0.2 < len(samples) / rate < 5 and np.abs(samples).max() > 0.05
