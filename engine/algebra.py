@@ -126,7 +126,10 @@ def morph(voice: Voice, towards: str, directions: Directions, amount: float = 1.
     told = {"method": "morph", "morph": f"{towards} {amount:g} of {voice.metadata.get('name', '')}"}
     told |= {"adapted": "yes"} if voice.adapted else {}
     kept = {k: v for k, v in voice.metadata.items() if k in ("name", "consent", "created")}
-    return Voice(moved, voice.weights, voice.encoder, {**kept, **told}, voice.acoustic)
+    return Voice(
+        moved, voice.weights, voice.encoder, {**kept, **told}, voice.acoustic,
+        equaliser=voice.equaliser,
+    )  # fmt: skip
 
 
 def of_engine(engine: Engine) -> Directions:

@@ -93,11 +93,12 @@ class Bench:
         samples, rate = audio.read(SAMPLE)
         self.recording, self.recording_rate = samples[: round(CLONE_S * rate)], rate
         self.voice = engine.clone(self.recording, rate)
-        self.embedding = embedding = torch.tensor(self.voice.embedding)
+        self.speaker = engine.speaker(self.voice)
+        embedding = self.speaker.embedding
         self.sentence = front_end(SENTENCE)[0]
         ids = torch.tensor([text_ids(self.sentence.symbols())])
         with torch.no_grad():
-            mel = speak(engine, self.sentence, embedding, 1.0).mel
+            mel = speak(self.speaker, self.sentence, 1.0).mel
             self.conditioning = engine.vocoder.conditioning(mel)
             encoded = engine.acoustic.encode(ids, torch.tensor([ids.shape[1]]), embedding[None])
             self.inputs = engine.acoustic.fold(encoded, embedding[None])
@@ -301,11 +302,11 @@ class Bench:
     def parts(self) -> None:
         """Where the time of the sentence goes; the vocoder's includes its conditioning."""
         engine = self.engine
-        mel = speak(engine, self.sentence, self.embedding, 1.0).mel
+        mel = speak(self.speaker, self.sentence, 1.0).mel
         stream = lambda: VocoderStream(engine.vocoder, engine.network, mel, 0)  # noqa: E731
         for name, call in (
             ("text", lambda: front_end(SENTENCE)),
-            ("acoustic", lambda: speak(engine, self.sentence, self.embedding, 1.0)),
+            ("acoustic", lambda: speak(self.speaker, self.sentence, 1.0)),
             ("conditioning", stream),
             ("vocoder", lambda: stream().next(mel.shape[-1])),
         ):

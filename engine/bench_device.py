@@ -68,18 +68,18 @@ class DeviceBench:
         self.path = engine.path or DevicePath(engine, slots=4, capacity=512)
         samples, rate = audio.read(SAMPLE)
         self.recording = samples[: round(CLONE_S * rate)], rate
-        self.embedding = engine.embedding(engine.clone(*self.recording))
+        self.speaker = engine.speaker(engine.clone(*self.recording))
         config = engine.config.vocoder
         self.rate = config.audio.sample_rate
         self.chunk_steps = sizes.chunk_frames * config.band_steps_per_frame
         self.chunk_s = self.chunk_steps * config.bands / self.rate
         with torch.no_grad(), exact():
             sentence = front_end(SENTENCE)[0]
-            spoken = self.path.speak(sentence, self.embedding, 1.0)
+            spoken = self.path.speak(sentence, self.speaker, 1.0)
             self.conditioning = engine.vocoder.conditioning(spoken.mel)
             ids = torch.tensor([text_ids(sentence.symbols())], device=self.device)
             lengths = torch.tensor([ids.shape[1]], device=self.device)
-            speaker = self.embedding[None].to(self.device)
+            speaker = self.speaker.embedding[None].to(self.device)
             encoded = engine.acoustic.encode(ids, lengths, speaker)
             self.inputs = engine.acoustic.fold(encoded, speaker)
 
@@ -322,10 +322,11 @@ class DeviceBench:
 
     def whole_path(self) -> None:
         """First audio of a stream, and many utterances of about a second in many voices."""
-        first = partial(self.path.stream, SENTENCE, self.embedding, 1.0, 0)
+        first = partial(self.path.stream, SENTENCE, self.speaker, 1.0, 0)
         self.figures["first_audio_ms"] = 1e3 * self.timed("first_audio", lambda: next(first()))
         count = self.sizes.utterances
-        voices = [(self.engine, self.embedding.roll(i)) for i in range(count)]
+        base = self.speaker
+        voices = [base._replace(embedding=base.embedding.roll(i)) for i in range(count)]
         for name, texts in (
             ("one_second", [ONE_SECOND]), ("sentences", list(TEN_WORDS[:2])),
         ):  # fmt: skip

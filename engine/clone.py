@@ -15,6 +15,7 @@ from engine.audio import AudioSource, CloningSample
 from engine.errors import EngineError, InputError
 from engine.models.layers import log_mel
 from engine.sample_weights import agreement, clearness
+from engine.spectrum import equaliser, loud_average
 from engine.voice import Voice
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def clone(
     texts = _texts(transcript, len(sources))
     config = engine.config.encoder
     samples = [audio.prepare(s, sample_rate, config=config.audio) for s in sources]
-    embedding, weights = encode_samples(engine, samples)
+    mels = [_mel(sample.samples, engine) for sample in samples]
+    embedding, weights = encode(engine, mels, trust(engine, samples))
     metadata = {
         "method": method,
         "seconds": f"{sum(s.seconds for s in samples):.2f}",
@@ -98,10 +100,28 @@ def clone(
         )  # fmt: skip
         embedding, difference = found.embedding, found.difference
         metadata |= found.metadata()
+    colour = np.zeros(0)
+    if not difference:  # a model that was fitted to the recordings sounds like them already
+        averages = torch.cat([loud_average(mel[None]) for mel in mels]).cpu().numpy()
+        colour = equalised(engine, embedding, averages, weights)
     return Voice(
         embedding, tuple(weights.tolist()), engine.encoder_hash, metadata, engine.acoustic_hash,
-        difference,
+        difference, colour,
     )  # fmt: skip
+
+
+def equalised(
+    engine: Engine, embedding: np.ndarray, averages: np.ndarray, weights: np.ndarray
+) -> np.ndarray:
+    """The equaliser of a voice [n_mels]; [0] numbers if the engine's average is not known.
+
+    Args:
+        averages: `loud_average` of the cloning samples, [cloning_samples, n_mels].
+        weights: attention over them, [cloning_samples].
+    """
+    if engine.spectrum is None:
+        return np.zeros(0, np.float32)
+    return equaliser(weights @ averages, engine.spectrum(embedding))
 
 
 def _texts(transcript: Transcript, count: int) -> list[str]:
@@ -143,14 +163,6 @@ def _mel(samples: np.ndarray, engine: Engine) -> torch.Tensor:
     whole = len(samples) // audio_config.hop_length * audio_config.hop_length
     tensor = torch.from_numpy(samples[:whole]).to(engine.device)
     return log_mel(tensor[None], audio_config, engine.backend)[0]
-
-
-def encode_samples(
-    engine: Engine, samples: Sequence[CloningSample]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Speaker embedding [speaker_dim] of prepared samples and the weight of each, sum 1."""
-    mels = [_mel(sample.samples, engine) for sample in samples]
-    return encode(engine, mels, trust(engine, samples))
 
 
 def trust(engine: Engine, samples: Sequence[CloningSample]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from engine import adapt_weights, algebra, checkpoint, kernels
+from engine import adapt_weights, algebra, checkpoint, kernels, spectrum
 from engine.audio import AudioSource
 from engine.clone import clone
 from engine.config import (
@@ -32,8 +32,9 @@ from engine.models.acoustic import Acoustic
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.verifier import SpeakerVerifier
 from engine.models.vocoder import Vocoder
+from engine.spectrum import Spectrum
 from engine.speech import Speech
-from engine.synthesize import check, stream, synthesize
+from engine.synthesize import Speaker, check, stream, synthesize
 from engine.voice import Voice
 
 DEFAULT_WEIGHTS = Path(__file__).parent / "weights"
@@ -136,8 +137,8 @@ class Engine:
         speakers = [self.speaker(voice) for voice in voices]
         if self.path is None:
             return [
-                synthesize(own, text, embedding.to(self.device), speed=speed, seed=seed)
-                for text, (own, embedding) in zip(texts, speakers, strict=True)
+                synthesize(speaker, text, speed=speed, seed=seed)
+                for text, speaker in zip(texts, speakers, strict=True)
             ]
         count, seed = len(texts), check(speed, seed)
         return self.path.synthesize(texts, speakers, [speed] * count, [seed] * count)
@@ -146,10 +147,10 @@ class Engine:
         self, text: str, emb: AnyVoice, *, speed: float = 1.0, seed: int | None = None
     ) -> Iterator[np.ndarray]:
         """Chunks of float32 samples that join to what `synthesize` returns."""
+        speaker = self.speaker(emb)
         if self.path is not None:
-            return self.path.stream(text, self.embedding(emb), speed, check(speed, seed))
-        own, embedding = self.speaker(emb)
-        return stream(own, text, embedding.to(self.device), speed=speed, seed=seed)
+            return self.path.stream(text, speaker, speed, check(speed, seed))
+        return stream(speaker, text, speed=speed, seed=seed)
 
     @cached_property
     def verifier(self) -> SpeakerVerifier | None:
@@ -157,6 +158,15 @@ class Engine:
         if not (self.folder / "verifier.safetensors").is_file():
             return None
         return _load(self.folder, "verifier", VerifierConfig, SpeakerVerifier)[0].to(self.device)
+
+    @cached_property
+    def spectrum(self) -> Spectrum | None:
+        """How these weights sound on average; None where they came without knowing it."""
+        path = self.folder / spectrum.FILE
+        if not path.is_file():
+            return None
+        shape = self.config.acoustic.audio.n_mels, self.config.acoustic.speaker_dim
+        return Spectrum.load(path, self.acoustic_hash, shape)
 
     def morph(self, voice: Voice, towards: str, amount: float = 1.0) -> Voice:
         """The voice, moved towards "female", "male", "american" or "british"; see `algebra.morph`.
@@ -195,17 +205,22 @@ class Engine:
                 self._adapted[key] = own
             return self._adapted[key]
 
-    def speaker(self, emb: Any) -> tuple[Engine, Tensor]:
-        """Who speaks: this engine, adapted where the voice asks for it, and its embedding
-        [speaker_dim] on the host; checks that the voice belongs to this engine.
+    def speaker(self, emb: Any) -> Speaker:
+        """Who speaks: this engine, adapted where the voice asks for it, and what the voice tells
+        it; checks that the voice belongs to this engine.
 
         Raises:
             VoiceError: not a voice, or made for another encoder or generator.
         """
-        own = self
+        own, bands = self, self.config.acoustic.audio.n_mels
+        equaliser = torch.zeros(bands)
         if isinstance(emb, (str, os.PathLike)):
             emb = Voice.load(emb, self.encoder_hash, self.acoustic_hash)
         if isinstance(emb, Voice):
+            if emb.equaliser.size not in (0, bands):
+                raise VoiceError(f"equaliser of {emb.equaliser.size} bands, mels have {bands}")
+            if emb.equaliser.size:
+                equaliser = torch.tensor(emb.equaliser)
             own, emb = self.adapted(emb), emb.embedding
         try:
             embedding = torch.tensor(np.asarray(emb), dtype=torch.float32)
@@ -213,28 +228,9 @@ class Engine:
             name = type(emb).__name__
             raise VoiceError(f"{name} is no voice: give a Voice or its file") from error
         wanted = (self.config.encoder.speaker_dim,)
-        if tuple(embedding.shape) != wanted or not torch.isfinite(embedding).all():
+        if tuple(embedding.shape) != wanted or not np.isfinite(embedding.numpy()).all():
             raise VoiceError(f"embedding {list(embedding.shape)}: need finite {list(wanted)}")
-        return own, embedding
-
-    def embedding(self, emb: AnyVoice) -> Tensor:
-        """[speaker_dim] on the host; checks that it belongs to this engine.
-
-        Raises:
-            VoiceError: not a voice, made for another encoder, or one that speaks with its own
-                weights, where the caller can use the engine's alone.
-        """
-        own, embedding = self.speaker(emb)
-        if own is not self:
-            raise VoiceError(
-                "a voice with its own weights (method adapt-model) cannot be spoken here; use "
-                "Engine.synthesize, or clone it with encode or adapt-embedding"
-            )
-        return embedding
-
-    def _embedding(self, emb: AnyVoice) -> Tensor:
-        """The same on the device."""
-        return self.embedding(emb).to(self.device)
+        return Speaker(own, embedding, equaliser)
 
 
 def _load(

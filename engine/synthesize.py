@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -27,6 +27,14 @@ SPEEDS = (0.25, 4.0)
 STALL_S = 0.6  # within a word, on one phone
 
 
+class Speaker(NamedTuple):
+    """Who speaks: whose generator, and what the voice tells it. Tensors on the host."""
+
+    engine: Engine
+    embedding: torch.Tensor  # [speaker_dim]
+    equaliser: torch.Tensor  # [n_mels], added to the log-mel
+
+
 @dataclass(frozen=True)
 class Spoken:
     """One sentence before the vocoder: mel [1, n_mels, frames], word times and report."""
@@ -36,17 +44,18 @@ class Spoken:
     report: Report
 
 
-def speak(engine: Engine, sentence: Sentence, embedding: torch.Tensor, speed: float) -> Spoken:
+def speak(speaker: Speaker, sentence: Sentence, speed: float) -> Spoken:
     """Mel of one sentence, with the times of its words in seconds."""
-    config = engine.config.acoustic
+    engine, config = speaker.engine, speaker.engine.config.acoustic
     ids = torch.tensor([text_ids(sentence.symbols())], device=engine.device)
     lengths = torch.tensor([ids.shape[1]], device=engine.device)
     made = engine.acoustic.generate(
-        ids, lengths, embedding[None], engine.decoder, backend=engine.backend
-    )
+        ids, lengths, speaker.embedding[None].to(engine.device), engine.decoder,
+        backend=engine.backend,
+    )  # fmt: skip
     path = made.path[0, : int(made.steps[0])].cpu().numpy()
     words, report = read_path(sentence, path, config.decoder_rate * speed, config.decoder_rate)
-    mel = made.mel
+    mel = made.mel + speaker.equaliser[:, None].to(engine.device)
     if speed != 1:
         frames = max(1, round(mel.shape[-1] / speed))
         mel = F.interpolate(mel, frames, mode="linear", align_corners=False)
@@ -91,28 +100,26 @@ def _start(engine: Engine, spoken: Spoken, seed: int, number: int) -> VocoderStr
 
 
 def stream(
-    engine: Engine, text: str, embedding: torch.Tensor, *, speed: float, seed: int | None
+    speaker: Speaker, text: str, *, speed: float, seed: int | None
 ) -> Iterator[np.ndarray]:
     """Chunks of samples, sentence by sentence, each sentence begun when the one before is out."""
     seed = check(speed, seed)
     for number, sentence in enumerate(front_end(text)):
         if number:
-            yield _gap(engine)
-        source = _start(engine, speak(engine, sentence, embedding, speed), seed, number)
+            yield _gap(speaker.engine)
+        source = _start(speaker.engine, speak(speaker, sentence, speed), seed, number)
         while (samples := source.next(CHUNK_FRAMES)) is not None:
             yield samples.cpu().numpy()
 
 
-def synthesize(
-    engine: Engine, text: str, embedding: torch.Tensor, *, speed: float, seed: int | None
-) -> Speech:
+def synthesize(speaker: Speaker, text: str, *, speed: float, seed: int | None) -> Speech:
     """One text in one voice; the samples of `stream`, its sentences vocoded side by side."""
-    seed = check(speed, seed)
+    seed, engine = check(speed, seed), speaker.engine
     rate = engine.config.vocoder.audio.sample_rate
     sentences = front_end(text)
     said: list[Speech] = []
     for begin in range(0, len(sentences), BLOCK):
-        block = [speak(engine, s, embedding, speed) for s in sentences[begin : begin + BLOCK]]
+        block = [speak(speaker, s, speed) for s in sentences[begin : begin + BLOCK]]
         for i, samples in enumerate(_vocode(engine, block, seed, begin)):
             if begin + i:
                 said.append(Speech(_gap(engine), rate))

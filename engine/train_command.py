@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine import algebra, checkpoint
+from engine import algebra, checkpoint, spectrum
 from engine import train as training
 from engine.config import (
     AcousticConfig,
@@ -27,6 +27,7 @@ from engine.config import (
 )
 from engine.crops import SpeakerSampler
 from engine.data import Store, open_store
+from engine.engine import Engine
 from engine.errors import ConfigError, InputError, WeightsError
 from engine.generator_task import AcousticTask, generated_mels
 from engine.judge_tasks import judge_task
@@ -55,9 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train one of the three models, in this order: vocoder (any time), encoder, generator "
         "(tunes the encoder along). `verifier` and `classifier` train the judges of `evaluate "
-        "--paper`; the verifier also ends adaptation. `directions` adds the class averages that "
-        "morph voices to a folder of weights. `export` writes the weights an Engine loads; `plot` "
-        "draws the curves of runs. A run that was stopped goes on where it was when started again."
+        "--paper`; the verifier also ends adaptation. `directions` adds to a folder of weights "
+        "what its voices are like: class averages for morphs, the average spectrum for clones. "
+        "`export` writes the weights an Engine loads; `plot` draws the curves of runs. A run that "
+        "was stopped goes on where it was when started again."
     )
     parser.add_argument("what", choices=WHAT)
     parser.add_argument(
@@ -277,9 +279,24 @@ def directions(args: argparse.Namespace) -> int:
     """Write the class averages of a data set's labelled speakers beside the weights in `out`."""
     if len(args.paths) != 1:
         raise InputError("directions are measured on one data set; give its folder")
+    _spectrum(Path(args.out), args.paths[0], args)
     if not _directions(Path(args.out), args.paths[0], args):
-        raise InputError(f"{args.paths[0]}: no speakers of known sex and accent in it")
+        raise InputError(
+            f"{args.paths[0]}: no speakers of known sex and accent in it, so no morphs; the "
+            "average spectrum is written"
+        )
     return 0
+
+
+def _spectrum(weights: Path, data: str, args: argparse.Namespace) -> None:
+    """Write what the generator of these weights sounds like on average."""
+    engine = Engine(weights)
+    store = open_store(
+        [data], engine.config.encoder.audio, _cache(args), progress=not args.quiet
+    )
+    found = spectrum.measure(engine, store, progress=not args.quiet)
+    found.save(weights / spectrum.FILE)
+    print(f"{weights / spectrum.FILE}: {spectrum.RECORDINGS} voices")
 
 
 def _directions(weights: Path, data: str, args: argparse.Namespace) -> bool:

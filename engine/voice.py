@@ -14,11 +14,12 @@ from engine import adapt_weights, checkpoint
 from engine.errors import VoiceError, WeightsError
 from engine.files import PathLike
 
-FORMAT, ADAPTED_FORMAT = "1", "2"  # without and with a weight difference
+FORMATS = ("1", "2", "3")  # plain, with a weight difference, with an equaliser
 KIND = "clonewave-voice"
 LIMIT_BYTES = 1 << 20
 METADATA_LIMIT = 4096  # bytes as JSON, so that a voice file stays under 10 KB
 OWN_KEYS = ("format", "kind", "encoder", "acoustic")  # of the file; the rest is the voice's
+MAX_BANDS, MAX_CHANGE = 512, 5.0  # of an equaliser; natural-log magnitude, 43 dB
 ADAPT = "adapt."  # before the names of a weight difference's tensors
 
 
@@ -34,6 +35,8 @@ class Voice:
         acoustic: hex sha256 of the generator it was made with; "" in files of older versions.
         adaptation: the generator's weight difference of method "adapt-model": name -> float16
             array (see adapt_weights.py), at most 1 MB; {} for every other method.
+        equaliser: float32 [n_mels], added to the log-mel that the generator makes for this voice
+            (see spectrum.py), read-only; [0] numbers: nothing is added.
 
     Raises:
         VoiceError: on creation, for values outside these bounds.
@@ -45,11 +48,13 @@ class Voice:
     metadata: Mapping[str, str] = field(default_factory=dict)
     acoustic: str = ""
     adaptation: Mapping[str, np.ndarray] = field(default_factory=dict)
+    equaliser: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
 
     def __post_init__(self) -> None:
-        embedding = np.array(self.embedding, dtype=np.float32)
-        embedding.flags.writeable = False
-        object.__setattr__(self, "embedding", embedding)
+        for name in ("embedding", "equaliser"):
+            numbers = np.array(getattr(self, name), dtype=np.float32)
+            numbers.flags.writeable = False
+            object.__setattr__(self, name, numbers)
         object.__setattr__(self, "weights", tuple(float(w) for w in self.weights))
         object.__setattr__(self, "metadata", dict(self.metadata))
         object.__setattr__(self, "adaptation", dict(self.adaptation))
@@ -70,8 +75,12 @@ class Voice:
             return "encoder is not the hex sha256 of encoder weights"
         if not re.fullmatch("([0-9a-f]{64})?", self.acoustic):
             return "acoustic is not the hex sha256 of generator weights"
-        if self.adaptation and not self.acoustic:
-            return "a weight difference without the hash of its generator"
+        if self.equaliser.ndim != 1 or self.equaliser.size > MAX_BANDS:
+            return f"equaliser of shape {self.equaliser.shape}, expected [0 to {MAX_BANDS}]"
+        if not (np.abs(self.equaliser) <= MAX_CHANGE).all():  # false for NaN too
+            return f"an equaliser beyond +-{MAX_CHANGE:g}"
+        if (self.adaptation or self.equaliser.size) and not self.acoustic:
+            return "a weight difference or an equaliser without the hash of its generator"
         if found := adapt_weights.problem(self.adaptation):
             return found
         if taken := sorted({*OWN_KEYS, "sha256"} & self.metadata.keys()):
@@ -97,7 +106,9 @@ class Voice:
             "weights": torch.tensor(self.weights, dtype=torch.float32),
             **{f"{ADAPT}{k}": torch.tensor(a) for k, a in self.adaptation.items()},
         }
-        version = ADAPTED_FORMAT if self.adaptation else FORMAT
+        if self.equaliser.size:
+            tensors["equaliser"] = torch.tensor(self.equaliser)
+        version = FORMATS[2 if self.equaliser.size else 1 if self.adaptation else 0]
         own = {"format": version, "kind": KIND, "encoder": self.encoder}
         own |= {"acoustic": self.acoustic} if self.acoustic else {}
         try:
@@ -127,18 +138,21 @@ class Voice:
         version, kind, made_for, spoken_by = (metadata.pop(key, "") for key in OWN_KEYS)
         if kind != KIND:
             raise VoiceError(f"{path}: holds {kind or 'something'}, not a voice; check the path")
-        if version not in (FORMAT, ADAPTED_FORMAT):
-            known = f"{FORMAT!r} and {ADAPTED_FORMAT!r}"
-            raise VoiceError(f"{path}: voice format {version!r}, known: {known}; upgrade")
+        if version not in FORMATS:
+            raise VoiceError(f"{path}: voice format {version!r}, known: {FORMATS}; upgrade")
         changes = {k: t for k, t in tensors.items() if k.startswith(ADAPT)}
         shapes = {k: (t.dtype, t.ndim) for k, t in tensors.items() if k not in changes}
-        fits = shapes == {"embedding": (torch.float32, 1), "weights": (torch.float32, 1)}
-        if not fits or bool(changes) != (version == ADAPTED_FORMAT):
+        wanted = ["embedding", "weights", *(["equaliser"] if version == FORMATS[2] else [])]
+        fits = shapes == dict.fromkeys(wanted, (torch.float32, 1))
+        if not fits or (version != FORMATS[2] and bool(changes) != (version == FORMATS[1])):
             raise VoiceError(f"{path}: not the tensors of a voice: {sorted(tensors)}; clone again")
         embedding, weights = tensors["embedding"].numpy(), tensors["weights"].tolist()
+        equaliser = tensors["equaliser"].numpy() if "equaliser" in tensors else np.zeros(0)
         try:
             arrays = {k.removeprefix(ADAPT): t.numpy() for k, t in changes.items()}
-            voice = cls(embedding, tuple(weights), made_for, metadata, spoken_by, arrays)
+            voice = cls(
+                embedding, tuple(weights), made_for, metadata, spoken_by, arrays, equaliser
+            )
             voice.require(encoder, acoustic)
         except (VoiceError, TypeError) as error:  # TypeError: a dtype that numpy does not know
             raise VoiceError(f"{path}: {error}") from error
@@ -148,7 +162,8 @@ class Voice:
     def adapted(self) -> bool:
         """Whether the voice was fitted to one generator, and speaks with no other."""
         made = self.metadata.get("method", "").startswith("adapt-")
-        return bool(self.adaptation) or made or "adapted" in self.metadata
+        own = bool(self.adaptation) or self.equaliser.size > 0
+        return own or made or "adapted" in self.metadata
 
     def require(self, encoder: str | None, acoustic: str | None) -> None:
         """Raise VoiceError unless the voice fits these models (hex sha256; None fits any)."""
@@ -200,6 +215,8 @@ def blend(shares: Mapping[Voice, float]) -> Voice:
         raise VoiceError(
             "a voice with its own weights cannot be mixed; clone with encode or adapt-embedding"
         )
+    if len({voice.equaliser.size for voice in shares} - {0}) > 1:
+        raise VoiceError("voices with equalisers of different sizes; clone them with one engine")
     generators = {voice.acoustic for voice in shares}
     if len(generators) > 1 and any(voice.adapted for voice in shares):
         raise VoiceError("a voice adapted to one generator cannot be mixed with another's")
@@ -214,7 +231,14 @@ def blend(shares: Mapping[Voice, float]) -> Voice:
         metadata["adapted"] = "yes"
     encoder = next(iter(shares)).encoder
     acoustic = generators.pop() if len(generators) == 1 else ""
-    return Voice(np.sum(parts, axis=0), tuple(scaled.values()), encoder, metadata, acoustic)
+    bands = max(voice.equaliser.size for voice in shares)
+    equaliser = np.zeros(bands)
+    for voice, w in scaled.items():
+        equaliser += w * voice.equaliser if voice.equaliser.size else 0.0
+    return Voice(
+        np.sum(parts, axis=0), tuple(scaled.values()), encoder, metadata, acoustic,
+        equaliser=equaliser,
+    )  # fmt: skip
 
 
 def _require_one_encoder(voices: list[Voice]) -> None:

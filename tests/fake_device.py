@@ -73,10 +73,10 @@ class FakeDevice:
     def warm(self) -> float:
         return self.rate  # seconds a symbol, for predictions
 
-    def embedding(self, voice: float) -> float:
+    def speaker(self, voice: float) -> float:
         return voice
 
-    def speak(self, sentence, embedding, speed) -> Said:
+    def speak(self, sentence, speaker, speed) -> Said:
         self.entered.set()
         self.gate.wait()
         self.spoken.append(sentence.text)
@@ -85,7 +85,7 @@ class FakeDevice:
         frames = 100_000 if "endless" in sentence.text else frames_of(sentence.text, speed)
         report = Report(warnings=sentence.warnings)
         mel = torch.zeros(1, 1, frames)
-        return Said(mel, words_of(sentence), report, sentence.text, embedding, speed)
+        return Said(mel, words_of(sentence), report, sentence.text, speaker, speed)
 
     def join(self, spoken, seed, number) -> FakeStream:
         stream = FakeStream(spoken, seed, number)

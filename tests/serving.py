@@ -27,7 +27,7 @@ class Speaker(FakeDevice):
 
     sample_rate, gap = 24_000, np.zeros(2400, np.float32)
 
-    def embedding(self, voice):
+    def speaker(self, voice):
         return round(float(abs(voice.embedding[0])), 2)
 
 

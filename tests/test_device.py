@@ -16,6 +16,7 @@ from engine.errors import EngineError, Overloaded
 from engine.models.vocoder import VocoderStream
 from engine.serve.scheduler import Scheduler
 from engine.text import front_end
+from engine.voice import Voice
 
 TEXTS = [
     "Hello there, said Mr. Fox. It was 7 o'clock!",
@@ -36,15 +37,24 @@ def engine(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def embeddings():
-    return [torch.randn(16, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+def voices(engine):
+    """The last one without an equaliser."""
+    found = []
+    for i in range(3):
+        rng = np.random.default_rng(i)
+        colour = rng.uniform(-1, 1, 100 if i < 2 else 0)
+        found.append(Voice(
+            rng.normal(size=16), (1.0,), engine.encoder_hash, {}, engine.acoustic_hash,
+            equaliser=colour,
+        ))  # fmt: skip
+    return found
 
 
 @pytest.fixture(scope="module")
-def ordinary(engine, embeddings):
+def ordinary(engine, voices):
     return [
         engine.synthesize(text, emb, speed=speed, seed=seed)
-        for text, emb, speed, seed in zip(TEXTS, embeddings, SPEEDS, SEEDS, strict=True)
+        for text, emb, speed, seed in zip(TEXTS, voices, SPEEDS, SEEDS, strict=True)
     ]
 
 
@@ -54,8 +64,8 @@ def assert_same(made, expected):
     np.testing.assert_allclose(made, expected, atol=1e-4 * np.abs(expected).max())
 
 
-def speak(device_path, embeddings):
-    speakers = [(device_path.engine, emb) for emb in embeddings]
+def speak(device_path, voices):
+    speakers = [device_path.speaker(emb) for emb in voices]
     return device_path.synthesize(TEXTS, speakers, SPEEDS, SEEDS)
 
 
@@ -69,15 +79,15 @@ def test_voices_differ_and_can_be_heard(ordinary):
 @pytest.mark.parametrize("options", [
     {"slots": 6, "batch": 6}, {"slots": 3, "batch": 2}, {"slots": 1}, {"slots": 4, "buckets": False}
 ], ids=str)  # fmt: skip
-def test_texts_together_are_each_text_alone(engine, embeddings, ordinary, options):
+def test_texts_together_are_each_text_alone(engine, voices, ordinary, options):
     device_path = DevicePath(engine, capacity=512, **options)
-    for made, expected in zip(speak(device_path, embeddings), ordinary, strict=True):
+    for made, expected in zip(speak(device_path, voices), ordinary, strict=True):
         assert_same(made.samples, expected.samples)
         assert made.words == expected.words and made.report == expected.report
     assert device_path.slots.free == options["slots"]  # all have left
 
 
-def test_a_sentence_cut_short_is_made_again(engine, embeddings, ordinary, monkeypatch):
+def test_a_sentence_cut_short_is_made_again(engine, voices, ordinary, monkeypatch):
     monkeypatch.setattr(acoustic, "STEPS_PER_SYMBOL", 0)
     monkeypatch.setattr(acoustic, "SPARE_STEPS", 1)
     monkeypatch.setattr(acoustic, "STEPS", 4)
@@ -87,38 +97,40 @@ def test_a_sentence_cut_short_is_made_again(engine, embeddings, ordinary, monkey
         acoustic.AcousticStage, "limit",
         lambda self, symbols, attempt: attempts.append(attempt) or real(self, symbols, attempt),
     )
-    made = speak(DevicePath(engine, slots=4, capacity=512), embeddings)
+    made = speak(DevicePath(engine, slots=4, capacity=512), voices)
     assert max(attempts) > 2
     for one, expected in zip(made, ordinary, strict=True):
         assert_same(one.samples, expected.samples)
 
 
-def test_a_sentence_longer_than_the_slots_gets_slots_of_its_own(engine, embeddings, ordinary):
+def test_a_sentence_longer_than_the_slots_gets_slots_of_its_own(engine, voices, ordinary):
     device_path = DevicePath(engine, slots=4, capacity=32)
-    for made, expected in zip(speak(device_path, embeddings), ordinary, strict=True):
+    for made, expected in zip(speak(device_path, voices), ordinary, strict=True):
         assert_same(made.samples, expected.samples)
     with pytest.raises(InputError, match="write it as several"):
-        list(device_path.stream(TEXTS[0], embeddings[0], 1.0, 0))
+        list(device_path.stream(TEXTS[0], device_path.speaker(voices[0]), 1.0, 0))
 
 
-def test_chunks_of_the_stream_join_to_what_synthesize_returns(engine, embeddings, ordinary):
+def test_chunks_of_the_stream_join_to_what_synthesize_returns(engine, voices, ordinary):
     device_path = DevicePath(engine, slots=2, capacity=512)
-    made = list(device_path.stream(TEXTS[0], embeddings[0], SPEEDS[0], SEEDS[0]))
+    speaker = device_path.speaker(voices[0])
+    made = list(device_path.stream(TEXTS[0], speaker, SPEEDS[0], SEEDS[0]))
     assert len(made) > 20
     assert_same(np.concatenate(made), ordinary[0].samples)
-    unfinished = device_path.stream(TEXTS[0], embeddings[0], 1.0, 0)
+    unfinished = device_path.stream(TEXTS[0], device_path.speaker(voices[0]), 1.0, 0)
     next(unfinished)
     unfinished.close()
     assert device_path.slots.free == 2
 
 
-def test_padding_reaches_no_mel(engine, embeddings):
+def test_padding_reaches_no_mel(engine, voices):
     stage = acoustic.AcousticStage(engine)
     texts = [[5, 9, 3, 7], [2, 8, 4, 4, 6, 1, 3] * 5, [11, 3]]
-    together = stage(texts, torch.stack(embeddings), SPEEDS)
+    speakers = [engine.speaker(voice) for voice in voices]
+    together = stage(texts, speakers, SPEEDS)
     mel, told = together.mel.clone(), together.told.get()
     for row, text in enumerate(texts):
-        alone = stage([text], embeddings[row][None], SPEEDS[row : row + 1])
+        alone = stage([text], speakers[row : row + 1], SPEEDS[row : row + 1])
         path_alone, *numbers = alone.told.get()
         steps, finished, frames = (int(part[0]) for part in numbers)
         assert [int(part[row]) for part in told[1:]] == [steps, finished, frames]
@@ -198,7 +210,7 @@ def test_slots_refuse_what_does_not_fit(engine):
         room.join(torch.zeros(1, 100, 65), [65], [0], [0])
 
 
-def test_an_error_frees_the_slots(engine, embeddings, monkeypatch):
+def test_an_error_frees_the_slots(engine, voices, monkeypatch):
     device_path = DevicePath(engine, slots=4, capacity=512)
 
     def fail(*_args):
@@ -207,28 +219,28 @@ def test_an_error_frees_the_slots(engine, embeddings, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(slots.VocoderSlots, "launch", fail)
         with pytest.raises(RuntimeError, match="out of memory"):
-            speak(device_path, embeddings)
+            speak(device_path, voices)
     assert device_path.slots.free == 4
 
 
-def test_an_engine_with_a_path_speaks_and_streams_by_it(engine, embeddings, ordinary, monkeypatch):
+def test_an_engine_with_a_path_speaks_and_streams_by_it(engine, voices, ordinary, monkeypatch):
     monkeypatch.setattr(engine, "path", DevicePath(engine, slots=3, capacity=512))
-    both = engine.synthesize([TEXTS[0], "Two."], embeddings[:2], seed=SEEDS[0])
+    both = engine.synthesize([TEXTS[0], "Two."], voices[:2], seed=SEEDS[0])
     assert_same(both[0].samples, ordinary[0].samples)
-    streamed = np.concatenate(list(engine.stream(TEXTS[0], embeddings[0], seed=SEEDS[0])))
+    streamed = np.concatenate(list(engine.stream(TEXTS[0], voices[0], seed=SEEDS[0])))
     assert_same(streamed, ordinary[0].samples)
     assert engine.path.slots._replays and engine.path._stages  # it was asked
     with pytest.raises(InputError, match="speed"):
-        engine.synthesize("Hi.", embeddings[0], speed=9.0)
+        engine.synthesize("Hi.", voices[0], speed=9.0)
 
 
-def test_a_scheduler_drives_it(engine, embeddings, ordinary, monkeypatch):
+def test_a_scheduler_drives_it(engine, voices, ordinary, monkeypatch):
     monkeypatch.setattr(engine, "path", DevicePath(engine, slots=4, capacity=512))
     with Scheduler(engine) as scheduler:
         jobs = [
             scheduler.submit(text, emb, speed=speed, seed=seed, stream=i != 1)
             for i, (text, emb, speed, seed) in enumerate(
-                zip(TEXTS, embeddings, SPEEDS, SEEDS, strict=True)
+                zip(TEXTS, voices, SPEEDS, SEEDS, strict=True)
             )
         ]
         for job, expected in zip(jobs, ordinary, strict=True):
@@ -271,17 +283,17 @@ def unseen_transfers(monkeypatch):
         monkeypatch.setattr(module, "upload", apart(module.upload))
 
 
-def test_the_host_waits_for_nothing_but_samples(engine, embeddings, monkeypatch, unseen_kernels):
+def test_the_host_waits_for_nothing_but_samples(engine, voices, monkeypatch, unseen_kernels):
     unseen_transfers(monkeypatch)
     device_path = DevicePath(engine, slots=4, capacity=512)
     with NoWaiting() as spy:
-        speak(device_path, embeddings)
+        speak(device_path, voices)
     assert spy.operations > 500
 
 
-def test_the_spy_sees_who_waits(engine, embeddings, unseen_kernels):
+def test_the_spy_sees_who_waits(engine, voices, unseen_kernels):
     with NoWaiting(), pytest.raises(AssertionError, match="waits"):
-        engine.synthesize("Hi.", embeddings[0])
+        engine.synthesize("Hi.", voices[0])
 
 
 class Elsewhere:
@@ -315,13 +327,13 @@ def on_meta(engine, monkeypatch):
     return made
 
 
-def test_everything_between_text_and_samples_lies_on_the_device(engine, embeddings, monkeypatch):
+def test_everything_between_text_and_samples_lies_on_the_device(engine, voices, monkeypatch):
     meta = on_meta(engine, monkeypatch)
     unseen_transfers(monkeypatch)
     device_path = DevicePath(meta, slots=4, capacity=512)
     jobs = [
-        path.Job(meta, sentence, emb, 0.9, 1, i)
-        for i, (text, emb) in enumerate(zip(TEXTS, embeddings, strict=True))
+        path.Job(engine.speaker(emb)._replace(engine=meta), sentence, 0.9, 1, i)
+        for i, (text, emb) in enumerate(zip(TEXTS, voices, strict=True))
         for sentence in front_end(text)[:1]
     ]
     with NoWaiting() as spy:

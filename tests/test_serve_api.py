@@ -42,7 +42,7 @@ def speak(app, **fields):
 
 def sentences(app):
     """What the sentences of TEXT give in the default voice, without the gap between them."""
-    voice = Speaker().embedding(app.state.service.engine.default_voice())
+    voice = Speaker().speaker(app.state.service.engine.default_voice())
     samples = alone(TEXT, voice, seed=1).samples
     return samples[samples != 0]
 

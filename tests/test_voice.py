@@ -208,7 +208,10 @@ def make_adapted():
         shapes = {"up": (out, rank), "down": (rank, inner), "bias": (out,)}
         changes |= {f"{name}.{k}": rng.standard_normal(s).astype("f2") for k, s in shapes.items()}
     metadata = {"name": "Ada", "method": "adapt-model"}
-    return Voice(rng.standard_normal(64), (0.25, 0.75), ENCODER, metadata, OTHER, changes)
+    return Voice(
+        rng.standard_normal(64), (0.25, 0.75), ENCODER, metadata, OTHER, changes,
+        rng.uniform(-1, 1, 10),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["encoded", "adapted"])
@@ -229,6 +232,7 @@ def test_random_damage_is_refused_or_harmless(saved, kind, tmp_path, pytestconfi
         assert again.embedding.tobytes() == voice.embedding.tobytes(), broken
         assert (again.weights, again.encoder) == (voice.weights, voice.encoder)
         assert (again.metadata, again.acoustic) == (voice.metadata, voice.acoustic)
+        assert again.equaliser.tobytes() == voice.equaliser.tobytes()
         assert {k: a.tobytes() for k, a in again.adaptation.items()} == {
             k: a.tobytes() for k, a in voice.adaptation.items()
         }

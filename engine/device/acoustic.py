@@ -22,6 +22,7 @@ from engine.kernels import DecoderInputs, DecoderState
 
 if TYPE_CHECKING:
     from engine.engine import Engine
+    from engine.synthesize import Speaker
 
 STEPS_PER_SYMBOL = 3  # decoder steps of a first attempt; speech takes 1.3, commas and names more
 SPARE_STEPS = 16
@@ -59,14 +60,14 @@ class AcousticStage:
 
     @torch.no_grad()
     def __call__(
-        self, texts: Sequence[Sequence[int]], embeddings: Tensor, speeds: Sequence[float],
+        self, texts: Sequence[Sequence[int]], speakers: Sequence[Speaker], speeds: Sequence[float],
         attempt: int = 0,
     ) -> Mels:  # fmt: skip
         """Mels of sentences.
 
         Args:
             texts: symbol ids of each sentence.
-            embeddings: [sentences, speaker_dim] on the host.
+            speakers: of each sentence; their engines are this one's.
             speeds: of each sentence.
             attempt: 0, or one more than the attempt that told `finished` false.
         """
@@ -74,19 +75,22 @@ class AcousticStage:
         batch, symbols = bucket(count), bucket(most, SYMBOLS)
         ids = torch.zeros(batch, symbols, dtype=torch.int64)
         lengths = torch.ones(batch, dtype=torch.int64)
-        speaker = torch.zeros(batch, embeddings.shape[1])
+        speaker = torch.zeros(batch, self.engine.config.acoustic.speaker_dim)
+        equaliser = torch.zeros(batch, self.engine.config.acoustic.audio.n_mels)
         for row, text in enumerate(texts):
             ids[row, : len(text)] = torch.tensor(text)
             lengths[row] = len(text)
-        speaker[:count] = embeddings
+        speaker[:count] = torch.stack([one.embedding for one in speakers])
+        equaliser[:count] = torch.stack([one.equaliser for one in speakers])
         padded = [*speeds, *[1.0] * (batch - count)]
         on_device = [upload(part, part.dtype, self.device) for part in (ids, lengths, speaker)]
+        equaliser = upload(equaliser, equaliser.dtype, self.device)
         with exact():
             inputs = self._encode(*on_device)
             hidden, path, steps, state = self._decode(
                 inputs, count, self.limit(most, attempt)
             )
-            return self._finish(hidden, path, steps, state, on_device[2], padded)
+            return self._finish(hidden, path, steps, state, on_device[2], equaliser, padded)
 
     def _encode(self, ids: Tensor, lengths: Tensor, speaker: Tensor) -> DecoderInputs:
         model, sizes = self.engine.acoustic, (ids.shape[0], ids.shape[1])
@@ -121,20 +125,21 @@ class AcousticStage:
 
     def _finish(
         self, hidden: Tensor, path: Tensor, steps: Tensor, state: DecoderState, speaker: Tensor,
-        speeds: list[float],
+        equaliser: Tensor, speeds: list[float],
     ) -> Mels:  # fmt: skip
         config, model = self.engine.config.acoustic, self.engine.acoustic
         made = hidden.shape[1] * config.reduction_factor
         out = made if min(speeds) >= 1 else bucket(int(made / min(speeds)) + 1, STEPS)
 
         def call(
-            hidden: Tensor, steps: Tensor, speaker: Tensor, speed: Tensor
+            hidden: Tensor, steps: Tensor, speaker: Tensor, equaliser: Tensor, speed: Tensor
         ) -> tuple[Tensor, ...]:
-            mel = model.mel(hidden, steps, speaker)
+            mel = model.mel(hidden, steps, speaker) + equaliser.unsqueeze(-1)
             return stretched(mel, steps * config.reduction_factor, speed, out)
 
         sizes = (hidden.shape[0], hidden.shape[1], out)
-        values = (hidden, steps, speaker, upload(speeds, torch.float64, self.device))
+        speed = upload(speeds, torch.float64, self.device)
+        values = (hidden, steps, speaker, equaliser, speed)
         if sizes not in self._finishers:
             self._finishers[sizes] = Replay(call, [part.clone() for part in values])
         mel, frames = self._finishers[sizes](*values)

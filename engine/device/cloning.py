@@ -15,10 +15,11 @@ from tqdm import tqdm
 
 from engine import audio
 from engine.audio import AudioSource, CloningSample
-from engine.clone import MAX_SAMPLES, trust
+from engine.clone import MAX_SAMPLES, equalised, trust
 from engine.device.replay import Readback, Replay, bucket, exact, upload
 from engine.errors import InputError
 from engine.models.layers import log_mel
+from engine.spectrum import loud_average
 from engine.voice import Voice
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ def clone_many(
 
 
 def _voice(
-    engine: Engine, samples: list[CloningSample], embedding: np.ndarray, weights: np.ndarray
-) -> Voice:
+    engine: Engine, samples: list[CloningSample], embedding: np.ndarray, weights: np.ndarray,
+    averages: np.ndarray,
+) -> Voice:  # fmt: skip
     metadata = {
         "method": "encode",
         "seconds": f"{sum(s.seconds for s in samples):.2f}",
@@ -89,8 +91,9 @@ def _voice(
         "created": datetime.date.today().isoformat(),
     }
     return Voice(
-        embedding, tuple(weights.tolist()), engine.encoder_hash, metadata, engine.acoustic_hash
-    )
+        embedding, tuple(weights.tolist()), engine.encoder_hash, metadata, engine.acoustic_hash,
+        equaliser=equalised(engine, embedding, averages, weights),
+    )  # fmt: skip
 
 
 class EncoderStage:
@@ -108,8 +111,9 @@ class EncoderStage:
     @torch.no_grad()
     def __call__(
         self, people: Sequence[Sequence[np.ndarray]], trusts: Sequence[np.ndarray] | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Speaker embedding [speaker_dim] and attention weights over the samples, per person.
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Speaker embedding [speaker_dim], attention weights over the samples and the spectrum of
+        each sample's loud frames [cloning_samples, n_mels], per person.
 
         Args:
             people: prepared samples [samples] float32 of each person.
@@ -123,16 +127,22 @@ class EncoderStage:
         order = sorted(range(len(recordings)), key=frames.__getitem__)
         channels = self.engine.config.encoder.channels
         pooled = torch.empty(len(recordings), channels, device=self.device)
+        averages = torch.empty(
+            len(recordings), self.engine.config.encoder.audio.n_mels, device=self.device
+        )
         with exact():
             for begin in range(0, len(order), BATCH):
                 group = order[begin : begin + BATCH]
                 made = self._pool([recordings[i][: frames[i] * hop] for i in group])
-                pooled.index_copy_(0, upload(group, torch.int64, self.device), made[: len(group)])
+                at = upload(group, torch.int64, self.device)
+                for whole, part in zip((pooled, averages), made, strict=True):
+                    whole.index_copy_(0, at, part[: len(group)])
             trusts = trusts or [np.ones(len(person)) for person in people]
-            yield from self._embed(pooled, trusts)
+            yield from self._embed(pooled, averages, trusts)
 
-    def _pool(self, recordings: list[np.ndarray]) -> Tensor:
-        """[at least recordings, channels]; lengths are multiples of the hop."""
+    def _pool(self, recordings: list[np.ndarray]) -> tuple[Tensor, ...]:
+        """Of at least the recordings, features [channels] and spectrum [n_mels]; lengths are
+        multiples of the hop."""
         config = self.engine.config.encoder
         hop, mirror = config.audio.hop_length, (config.audio.n_fft - config.audio.hop_length) // 2
         longest = max(len(samples) for samples in recordings) // hop
@@ -145,24 +155,24 @@ class EncoderStage:
             packed[row, end : end + mirror] = samples[-2 : -2 - mirror : -1]  # as log_mel's padding
             lengths[row] = end // hop
 
-        def call(packed: Tensor, lengths: Tensor) -> tuple[Tensor]:
+        def call(packed: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
             mel = log_mel(packed, config.audio, self.engine.backend)
-            return (self.engine.encoder.pool(mel, lengths),)
+            return self.engine.encoder.pool(mel, lengths), loud_average(mel, lengths)
 
         on_device = upload(packed, torch.float32, self.device), upload(
             lengths, torch.int64, self.device
         )
         if (batch, frames) not in self._replays:
             self._replays[batch, frames] = Replay(call, [part.clone() for part in on_device])
-        return self._replays[batch, frames](*on_device)[0]
+        return self._replays[batch, frames](*on_device)
 
     def _embed(
-        self, pooled: Tensor, trusts: Sequence[np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        self, pooled: Tensor, averages: Tensor, trusts: Sequence[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """People by the number of their samples: no padding, so each is as it is alone."""
         counts = [len(trust) for trust in trusts]
         begins = np.cumsum([0, *counts])
-        found: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        found: dict[int, tuple[np.ndarray, np.ndarray, np.ndarray]] = {}
         for count in sorted(set(counts)):
             who = [i for i, mine in enumerate(counts) if mine == count]
             at = upload([list(range(begins[i], begins[i + 1])) for i in who], torch.int64,
@@ -170,6 +180,6 @@ class EncoderStage:
             present = torch.ones_like(at, dtype=torch.bool)
             factors = upload(np.stack([trusts[i] for i in who]), torch.float32, self.device)
             embedded = self.engine.encoder.embed(pooled[at], present, factors)
-            embedding, weights = Readback(*embedded).get()
-            found |= dict(zip(who, zip(embedding, weights, strict=True), strict=True))
+            read = Readback(*embedded, averages[at]).get()
+            found |= dict(zip(who, zip(*read, strict=True), strict=True))
         yield from (found[i] for i in range(len(counts)))

@@ -25,7 +25,7 @@ from engine.device.slots import Chunk, SlotStream, VocoderSlots
 from engine.errors import InputError
 from engine.speech import Report, Speech, Word
 from engine.symbols import text_ids
-from engine.synthesize import CHUNK_FRAMES, SENTENCE_GAP_S, Spoken, read_path
+from engine.synthesize import CHUNK_FRAMES, SENTENCE_GAP_S, Speaker, Spoken, read_path
 from engine.text import Sentence, front_end
 
 if TYPE_CHECKING:
@@ -42,9 +42,8 @@ BULK_FRAMES = 16  # of a chunk when nobody waits for the first sample
 class Job:
     """One sentence on its way: what it is, then what became of it."""
 
-    speaker: Engine  # whose text encoder, decoder and converter speak it
+    speaker: Speaker
     sentence: Sentence
-    embedding: torch.Tensor  # [speaker_dim] on the host
     speed: float
     seed: int
     number: int
@@ -110,18 +109,17 @@ class DevicePath:
     # ---- many texts -----------------------------------------------------------------------------
 
     def synthesize(
-        self, texts: Sequence[str], voices: Sequence[tuple[Engine, torch.Tensor]],
+        self, texts: Sequence[str], speakers: Sequence[Speaker],
         speeds: Sequence[float], seeds: Sequence[int],
     ) -> list[Speech]:  # fmt: skip
         """Speak each text in its own voice; all sentences of all texts run side by side.
 
         Args:
-            voices: for each text, whose acoustic model speaks (engines that differ in nothing
-                else), and speaker embedding [speaker_dim] on the host.
+            speakers: of each text; their engines differ in nothing but the acoustic model.
         """
         told = [
-            [Job(speaker, s, emb, speed, seed, i) for i, s in enumerate(front_end(text))]
-            for text, (speaker, emb), speed, seed in zip(texts, voices, speeds, seeds, strict=True)
+            [Job(speaker, s, speed, seed, i) for i, s in enumerate(front_end(text))]
+            for text, speaker, speed, seed in zip(texts, speakers, speeds, seeds, strict=True)
         ]
         self.run([job for jobs in told for job in jobs])
         speeches = []
@@ -167,16 +165,16 @@ class DevicePath:
 
     def _batches(self, jobs: Sequence[Job]) -> Iterator[list[Job]]:
         """Jobs of one speaker's model and of similar length together, so little is padding."""
-        by_speaker: dict[Engine, list[Job]] = {}
+        by_model: dict[Engine, list[Job]] = {}
         for job in sorted(jobs, key=lambda job: len(job.ids)):
-            by_speaker.setdefault(job.speaker, []).append(job)
-        for mine in by_speaker.values():
+            by_model.setdefault(job.speaker.engine, []).append(job)
+        for mine in by_model.values():
             for begin in range(0, len(mine), self.batch):
                 yield mine[begin : begin + self.batch]
 
     def _begin(self, jobs: Sequence[Job], slots: VocoderSlots) -> list[Run]:
-        mels = self._acoustic(jobs[0].speaker)(
-            [job.ids for job in jobs], torch.stack([job.embedding for job in jobs]),
+        mels = self._acoustic(jobs[0].speaker.engine)(
+            [job.ids for job in jobs], [job.speaker for job in jobs],
             [job.speed for job in jobs], max(job.attempt for job in jobs),
         )  # fmt: skip
         streams = slots.join(
@@ -221,31 +219,31 @@ class DevicePath:
     # ---- one text, and the device of a scheduler ------------------------------------------------
 
     def stream(
-        self, text: str, embedding: torch.Tensor, speed: float, seed: int
+        self, text: str, speaker: Speaker, speed: float, seed: int
     ) -> Iterator[np.ndarray]:
         """Chunks of samples, sentence by sentence; they join to what `synthesize` returns."""
         for number, sentence in enumerate(front_end(text)):
             if number:
                 yield self.gap
-            stream = self.join(self.speak(sentence, embedding, speed), seed, number)
+            stream = self.join(self.speak(sentence, speaker, speed), seed, number)
             try:
                 while not stream.ended:
                     yield self.step([stream], CHUNK_FRAMES)[0]
             finally:
                 self.leave(stream)
 
-    def embedding(self, voice: Any) -> torch.Tensor:
+    def speaker(self, voice: Any) -> Speaker:
         """What `speak` needs of a voice; raises VoiceError if it cannot be used."""
-        return self.engine.embedding(voice)
+        return self.engine.speaker(voice)
 
     def warm(self) -> float:
         """Compile and capture what first calls need; seconds a symbol takes afterwards."""
         sentence = front_end(WARM_UP)[0]
-        embedding = torch.ones(self.engine.config.encoder.speaker_dim)
+        speaker = self.speaker(torch.ones(self.engine.config.encoder.speaker_dim))
         seconds = 0.0
         for _ in range(2):
             begin = time.perf_counter()
-            stream = self.join(self.speak(sentence, embedding, 1.0), 0, 0)
+            stream = self.join(self.speak(sentence, speaker, 1.0), 0, 0)
             while not stream.ended:
                 self.step([stream], CHUNK_FRAMES)
             self.leave(stream)
@@ -255,13 +253,13 @@ class DevicePath:
             self.slots.warm(sizes, CHUNK_FRAMES)
         return seconds / len(sentence.symbols())
 
-    def speak(self, sentence: Sentence, embedding: torch.Tensor, speed: float) -> Spoken:
+    def speak(self, sentence: Sentence, speaker: Speaker, speed: float) -> Spoken:
         """Mel, word times and report of one sentence; waits for it."""
-        job = Job(self.engine, sentence, embedding, speed, 0, 0)
+        job = Job(speaker, sentence, speed, 0, 0)
         with self._lock, torch.no_grad():
             while True:
-                stage = self._acoustic(job.speaker)
-                mels = stage([job.ids], embedding[None], [speed], job.attempt)
+                stage = self._acoustic(speaker.engine)
+                mels = stage([job.ids], [speaker], [speed], job.attempt)
                 run = Run(job, SlotStream(0, 0), mels, 0)
                 if self._learn(run):
                     break

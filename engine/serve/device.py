@@ -16,7 +16,7 @@ import torch
 
 from engine.engine import Engine
 from engine.models.vocoder import VocoderStream, next_together
-from engine.synthesize import SENTENCE_GAP_S, Spoken, speak
+from engine.synthesize import SENTENCE_GAP_S, Speaker, Spoken, speak
 from engine.text import Sentence, front_end
 
 WARM_UP = "A few words, to load and to measure."
@@ -45,7 +45,7 @@ class Device(Protocol):
     frame_s: float
     gap: np.ndarray
 
-    def embedding(self, voice: Any) -> Any:
+    def speaker(self, voice: Any) -> Any:
         """What `speak` needs of a voice; raises VoiceError if it cannot be used."""
 
     def warm(self) -> float:
@@ -54,7 +54,7 @@ class Device(Protocol):
         Returns seconds a symbol takes on this device, for a first prediction.
         """
 
-    def speak(self, sentence: Sentence, embedding: Any, speed: float) -> Spoken:
+    def speak(self, sentence: Sentence, speaker: Any, speed: float) -> Spoken:
         """Mel, word times and report of one sentence."""
 
     def join(self, spoken: Spoken, seed: int, number: int) -> Stream:
@@ -83,24 +83,24 @@ class EngineDevice:
         self.frame_s = 1 / engine.config.vocoder.audio.frame_rate
         self.gap = np.zeros(round(SENTENCE_GAP_S * self.sample_rate), np.float32)
 
-    def embedding(self, voice: Any) -> torch.Tensor:
-        return self.engine._embedding(voice)
+    def speaker(self, voice: Any) -> Speaker:
+        return self.engine.speaker(voice)
 
     def warm(self) -> float:
         if self.lanes > 1:
             torch.set_num_threads(1)
         sentence = front_end(WARM_UP)[0]
-        embedding = self.embedding(np.ones(self.engine.config.encoder.speaker_dim))
+        speaker = self.speaker(np.ones(self.engine.config.encoder.speaker_dim))
         for _ in range(2):  # the first time loads and packs
             begin = time.monotonic()
-            stream = self.join(self.speak(sentence, embedding, 1.0), 0, 0)
+            stream = self.join(self.speak(sentence, speaker, 1.0), 0, 0)
             while stream.at < stream.frames:
                 self.step([stream], 16)
             seconds = time.monotonic() - begin
         return seconds / len(sentence.symbols())
 
-    def speak(self, sentence: Sentence, embedding: torch.Tensor, speed: float) -> Spoken:
-        return speak(self.engine, sentence, embedding, speed)
+    def speak(self, sentence: Sentence, speaker: Speaker, speed: float) -> Spoken:
+        return speak(speaker, sentence, speed)
 
     def join(self, spoken: Spoken, seed: int, number: int) -> VocoderStream:
         e = self.engine

@@ -33,7 +33,7 @@ class Timing:
 class Settings:
     """What a job was asked for; see `Scheduler.submit`."""
 
-    embedding: Any
+    speaker: Any
     speed: float
     seed: int
     priority: str

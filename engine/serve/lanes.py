@@ -111,7 +111,7 @@ class Lane:
         settings = part.job.settings
         begin = time.monotonic()
         try:
-            spoken = self.device.speak(part.sentence, settings.embedding, settings.speed)
+            spoken = self.device.speak(part.sentence, settings.speaker, settings.speed)
             part.stream = self.device.join(spoken, settings.seed, part.number)
         except Exception as error:
             self._failed(part, error)

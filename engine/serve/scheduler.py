@@ -133,7 +133,7 @@ class Scheduler:
             raise InputError(f"deadline_s {deadline_s}: give more than 0")
         deadline = time.monotonic() + deadline_s if deadline_s < math.inf else None
         settings = Settings(
-            self.device.embedding(voice), speed, check(speed, seed), priority, key, stream, deadline
+            self.device.speaker(voice), speed, check(speed, seed), priority, key, stream, deadline
         )
         device = self.device
         return Job(settings, device.sample_rate, device.gap, self.limits.buffer_chunks, self._wake)
