@@ -96,13 +96,16 @@ class Adapted:
 
 def adapt(
     engine: Engine, samples: Sequence[np.ndarray], transcripts: Sequence[str],
-    embedding: np.ndarray, *, method: str, budget_s: float | None = None, rank: int = RANK,
+    embedding: np.ndarray, equaliser: np.ndarray, *, method: str,
+    budget_s: float | None = None, rank: int = RANK,
     on_look: OnLook | None = None, progress: bool = True,
 ) -> Adapted:  # fmt: skip
     """Fit a voice to recordings, starting from the speaker encoder's embedding.
 
     Args:
         samples: float32 [samples] each, prepared; transcripts: what is said in each.
+        equaliser: [n_mels] that the voice will have, so there is no need to learn the recording's
+            colour; [0] numbers: none.
         method: "adapt-embedding" or "adapt-model".
         budget_s: seconds it may take; None: 60 for the embedding, 300 for the model.
         rank: of the weight difference; 8 makes a voice file of about a quarter megabyte.
@@ -120,8 +123,12 @@ def adapt(
         align_recording(engine.acoustic, engine.decoder, one, text, start, engine.backend)
         for one, text in zip(samples, transcripts, strict=True)
     ]
+    colour = torch.zeros(engine.config.acoustic.audio.n_mels, 1)
+    if len(equaliser):
+        colour = torch.tensor(equaliser)[:, None]
     training, held_back = split(aligned, engine.config.acoustic)
-    judge = _Judge(engine, held_back, method)
+    training = [one._replace(mel=one.mel - colour) for one in training]
+    judge = _Judge(engine, held_back, method, colour)
     rank = rank if method == "adapt-model" else 0
     fit = _Fit(*adapt_weights.trainable(engine.acoustic, rank), start, training)
     found = Adapted(embedding, {})
@@ -267,9 +274,11 @@ def _verifier(engine: Engine) -> SpeakerVerifier:
 class _Judge:
     """The speaker metric, and how far a voice's sentences are from what they should be."""
 
-    def __init__(self, engine: Engine, held_back: list[Tensor], method: str) -> None:
+    def __init__(
+        self, engine: Engine, held_back: list[Tensor], method: str, colour: Tensor
+    ) -> None:
         self.verifier = _verifier(engine)
-        self.backend = engine.backend
+        self.backend, self.colour = engine.backend, colour
         self.texts = [text_ids(s.symbols()) for text in SENTENCES for s in front_end(text)]
         self.target = F.normalize(self._embed(held_back).mean(0, keepdim=True), dim=-1)
         self.limit = MUMBLED[method]
@@ -295,5 +304,6 @@ class _Judge:
         costs = [
             dynamic_time_warp(a, b)[1] for a, b in zip(said, self.before, strict=True)
         ]
-        score = self.verifier.score(self._embed(mels), self.target).mean()
+        heard = self._embed([mel + self.colour for mel in mels])
+        score = self.verifier.score(heard, self.target).mean()
         return float(score), float(np.mean(costs))

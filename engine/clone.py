@@ -88,6 +88,8 @@ def clone(
     }
     metadata |= {"name": name} if name else {}
     metadata |= {"consent": consent} if consent else {}
+    averages = torch.cat([loud_average(mel[None]) for mel in mels]).cpu().numpy()
+    colour = equalised(engine, embedding, averages, weights)
     difference: dict[str, np.ndarray] = {}
     if adapting:
         from engine.adapt import adapt  # here: it needs the training code, encoding does not
@@ -95,15 +97,11 @@ def clone(
         used = [i for i, w in enumerate(weights) if w * len(weights) >= DOUBTFUL]
         found = adapt(
             engine, [samples[i].samples for i in used],
-            [texts[i] or recognise(samples[i]) for i in used], embedding, method=method,
-            budget_s=budget_s, on_look=on_look, progress=progress,
+            [texts[i] or recognise(samples[i]) for i in used], embedding, colour,
+            method=method, budget_s=budget_s, on_look=on_look, progress=progress,
         )  # fmt: skip
         embedding, difference = found.embedding, found.difference
         metadata |= found.metadata()
-    colour = np.zeros(0)
-    if not difference:  # a model that was fitted to the recordings sounds like them already
-        averages = torch.cat([loud_average(mel[None]) for mel in mels]).cpu().numpy()
-        colour = equalised(engine, embedding, averages, weights)
     return Voice(
         embedding, tuple(weights.tolist()), engine.encoder_hash, metadata, engine.acoustic_hash,
         difference, colour,
