@@ -210,6 +210,37 @@ def test_embedding_only_leaves_the_weights_alone_and_fits_10_kb(engine, tmp_path
     assert len(engine.synthesize("One.", tmp_path / "v.safetensors").samples)
 
 
+def test_the_colour_of_a_recording_is_not_learnt_but_kept_by_the_voice(engine, monkeypatch):
+    """The generator is fitted to the mels without it; the metric hears both sides with it."""
+    fitted, heard = [], []
+
+    class Fit(adapt._Fit):
+        def __init__(self, acoustic, weights, embedding, training):
+            super().__init__(acoustic, weights, embedding, training)
+            fitted.extend(training)
+
+    class Judge(adapt._Judge):
+        def _embed(self, mels):
+            heard[-1].append(mels)
+            return super()._embed(mels)
+
+    monkeypatch.setattr(adapt, "_Fit", Fit)
+    monkeypatch.setattr(adapt, "_Judge", Judge)
+    colours = {"flat": np.zeros(0, "f4"), "bright": np.linspace(-1, 1, 100).astype("f4")}
+    for colour in colours.values():
+        heard.append([])
+        adapt.adapt(
+            engine, [talk(4.0)], [TEXT], np.ones(16, "f4"), colour, method="adapt-embedding",
+            budget_s=0.5, progress=False,
+        )  # fmt: skip
+    change = torch.from_numpy(colours["bright"])[:, None].expand(100, 264)
+    torch.testing.assert_close((fitted[0].mel - fitted[1].mel)[0], change)
+    (truth_flat, first_flat, *_), (truth, first, *_) = heard
+    torch.testing.assert_close(truth, truth_flat)
+    difference = first[0] - first_flat[0]
+    torch.testing.assert_close(difference, change[:, :1].expand_as(difference))
+
+
 @pytest.mark.parametrize("how", ["callback", "ctrl-c"])
 def test_cancelling_keeps_the_best_so_far(engine, how):
     steps = []
