@@ -18,8 +18,8 @@ class SpeakerEncoder(nn.Module):
 
     Against the paper: `frame_stride` mel frames make one input step (21 ms; the paper's hop is
     25 ms), and the embedding has a fixed length of sqrt(speaker_dim), so that voices can be
-    compared and mixed by angle. `contrast` above 1 moves an embedding away from `centre`, the mean
-    of the training voices: strangers are encoded too close to it.
+    compared and mixed by angle. `contrast` moves an embedding away from `centre`, the mean of the
+    training voices (above 1), or towards it: strangers are encoded where nobody has ever spoken.
     """
 
     centre: Tensor
