@@ -35,8 +35,9 @@ void require_shape(const Array& array, std::vector<int64_t> shape, const std::st
 inline Precision precision_of(const std::string& name) {
   if (name == "float32") return Precision::kFloat32;
   if (name == "bfloat16") return Precision::kBfloat16;
+  if (name == "int16") return Precision::kInt16;
   if (name == "int8") return Precision::kInt8;
-  throw std::invalid_argument("precision " + name + ": float32, bfloat16 or int8");
+  throw std::invalid_argument("precision " + name + ": float32, bfloat16, int16 or int8");
 }
 
 void bind_decoder(py::module_& m);

@@ -40,6 +40,7 @@ std::unique_ptr<WaveNet> make_wavenet(const std::vector<Floats>& w,
                                       const std::vector<int>& dilations, int per_frame,
                                       const std::string& precision, const std::string& isa) {
   const WaveNetDims dims = dims_of(w, dilations, per_frame);
+  require(precision != "int16", "precision int16 is the decoder's");
   const WaveNetWeights weights{w[0].data(), w[1].data(), w[2].data(), w[3].data(), w[4].data(),
                                w[5].data(), w[6].data(), w[7].data(), w[8].data()};
   return std::make_unique<WaveNet>(dims, weights, precision_of(precision), isa.c_str());

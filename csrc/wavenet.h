@@ -8,7 +8,7 @@ namespace clonewave {
 
 // kHalf is float32 with weights that all are float16 numbers, stored so: the same products from half
 // the bytes. Networks choose it themselves.
-enum class Precision { kFloat32, kHalf, kBfloat16, kInt8 };
+enum class Precision { kFloat32, kHalf, kBfloat16, kInt16, kInt8 };  // kInt16: decoder only
 
 struct WaveNetDims {
   int bands;

@@ -57,7 +57,7 @@ class Engine:
             variable CLONEWAVE_BACKEND, else "auto".
         precision: of the vocoder's weights in compiled backends: "float32", "bfloat16", "int8", or
             "auto" = int8 on a CPU, which costs no measurable likelihood, and bfloat16 on a GPU. The
-            attention decoder is small and stays float32, so that its path does not depend on it.
+            attention decoder is float32, but int16 beside an int8 vocoder of the cpp backend.
     Raises:
         WeightsError: weights missing, damaged, or of models that do not fit each other.
         BackendUnavailable: unknown backend or precision, or no such device here.
@@ -89,7 +89,10 @@ class Engine:
         on_gpu = self.device.type == "cuda"
         chosen = precision if precision != "auto" else "bfloat16" if on_gpu else "int8"
         self.network = self.vocoder.network(chosen)
-        self.decoder = self.acoustic.network()
+        compiled = not on_gpu and self.backend in ("auto", "cpp")
+        self.decoder = self.acoustic.network(
+            "int16" if compiled and chosen == "int8" else "float32"
+        )
         self.encoder_hash = checkpoint.sha256(folder / "encoder.safetensors")
         self.acoustic_hash = checkpoint.sha256(folder / "acoustic.safetensors")
         self.folder = folder
@@ -199,7 +202,7 @@ class Engine:
             if key not in self._adapted:
                 own = copy.copy(self)
                 own.acoustic = adapt_weights.applied(self.acoustic, voice.adaptation)
-                own.decoder = own.acoustic.network()
+                own.decoder = own.acoustic.network(self.decoder.precision)
                 while len(self._adapted) >= ADAPTED:
                     del self._adapted[next(iter(self._adapted))]
                 self._adapted[key] = own

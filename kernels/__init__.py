@@ -26,6 +26,7 @@ from engine.kernels.reference import (
     wavenet_state,
 )
 from engine.kernels.reference_decoder import (
+    DECODER_PRECISIONS,
     Decoder,
     DecoderInputs,
     DecoderState,
@@ -93,6 +94,7 @@ def backends() -> dict[str, str | None]:
 
 
 __all__ = [
+    "DECODER_PRECISIONS",
     "ORDER",
     "PRECISIONS",
     "BackendUnavailable",

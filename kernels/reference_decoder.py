@@ -10,6 +10,8 @@ from engine.kernels.reference import PRECISIONS
 from torch import Tensor
 from torch.nn import functional as F
 
+DECODER_PRECISIONS = (*PRECISIONS, "int16")
+
 
 class DecoderWeights(NamedTuple):
     """What is the same for every utterance. C channels, P prenet widths, M = r * n_mels."""
@@ -71,8 +73,9 @@ class Decoder:
         attention_layers: the layers followed by attention; the first listed moves the position.
         window: symbols the attention may look at, from the last attended one on.
         max_hold: decoder steps after which a symbol is left.
-        precision: of weights and matrix inputs in compiled backends: "float32", "bfloat16" or
-            "int8". The reference always computes in the dtype of the weights.
+        precision: of weights and matrix inputs in compiled backends: "float32", "bfloat16",
+            "int8" or, in cpp alone, "int16": 16-bit weights, 15-bit inputs. The reference always
+            computes in the dtype of the weights.
         isa: instruction set of the cpp backend, a key of `kernels.isas()`; "auto" = the fastest.
         utterances_per_program: of the triton backend; as WaveNet's `streams_per_program`.
     Raises:
@@ -88,8 +91,8 @@ class Decoder:
     utterances_per_program: int = 16
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision {self.precision!r}: one of {PRECISIONS}")
+        if self.precision not in DECODER_PRECISIONS:
+            raise ValueError(f"precision {self.precision!r}: one of {DECODER_PRECISIONS}")
         if self.utterances_per_program not in (1, 16):
             raise ValueError(f"utterances_per_program {self.utterances_per_program}: 1 or 16")
         layers = range(len(self.weights.convs))

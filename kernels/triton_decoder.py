@@ -301,6 +301,8 @@ def decoder_generate_why_not(
 ) -> str | None:
     """None if `decoder_generate` can run here, else the reason."""
     weights = network.weights
+    if network.precision == "int16":
+        return "precision 'int16' is of the cpp backend"
     widths = [*weights.mel.shape, *(len(p) for p in weights.prenet)]
     if max(widths) > 512 or not weights.prenet:
         return f"mel, channels and prenet channels {widths}: at most 512, at least one prenet layer"

@@ -17,7 +17,7 @@ ISAS = [name for name, reason in kernels.isas().items() if reason is None]
 pytestmark = pytest.mark.usefixtures("cpp", "poisoned_memory")
 LENGTHS = [1, 2, 9, 5, 12, 3, 7]
 # Largest and mean error of hidden states of order one after one step, against float64.
-GATES = {"float32": (1e-5, 1e-6), "bfloat16": (3e-2, 4e-3), "int8": (8e-2, 1e-2)}
+GATES = {"float32": (1e-5, 1e-6), "int16": (1e-3, 1e-4), "bfloat16": (3e-2, 4e-3), "int8": (8e-2, 1e-2)}
 
 
 def generate(inputs, network, steps=400, state=None, backend="cpp"):
@@ -30,7 +30,7 @@ def changed(network, **weights):
 
 
 @pytest.mark.parametrize("name", cases.CHECK)
-@pytest.mark.parametrize("precision", kernels.PRECISIONS)
+@pytest.mark.parametrize("precision", kernels.DECODER_PRECISIONS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_a_step_is_as_accurate_as_its_precision_allows(isa, precision, name):
     shape = cases.CHECK[name]
@@ -65,7 +65,7 @@ def test_whole_utterances_take_the_path_of_the_reference(isa, name):
     assert state.finished.all()
 
 
-@pytest.mark.parametrize("precision", kernels.PRECISIONS)
+@pytest.mark.parametrize("precision", kernels.DECODER_PRECISIONS)
 @pytest.mark.parametrize("isa", ISAS)
 def test_bits_depend_neither_on_chunks_nor_on_the_batch(isa, precision):
     network = cases.make_decoder(cases.SMALL, precision, isa)
@@ -171,6 +171,30 @@ def test_int8_sums_do_not_saturate(isa):
     hidden, _, _ = generate(inputs, network, 1, state)
     expected = (entered + 5 * 64 * 400 * 128) * 0.5**0.5
     torch.testing.assert_close(hidden[0, 0], expected, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_int16_sums_do_not_overflow(isa):
+    # 256 products of one sign and full size in a row: four blocks, and a row of one weight alone
+    shape = cases.DecoderShape(256, (32,), 32, 1, 1, (), 1, 4, 1)
+    first = torch.full((32, 256), 0.5)
+    first[1::2] = torch.eye(256)[:16]
+    network = changed(
+        cases.make_decoder(shape, "int16", isa),
+        prenet=(first,),
+        enter=torch.eye(32),
+        elapsed=torch.zeros(1, 32),
+        convs=torch.zeros(1, 64, 32, 1),
+        conv_bias=torch.zeros(1, 64),
+    )
+    inputs = cases.make_texts(shape, [1])
+    for part in (*inputs.prenet_bias, inputs.attended, inputs.speaker):
+        part.zero_()
+    state = network.state()
+    state.mel.fill_(2.0)
+    hidden, _, _ = generate(inputs, network, 1, state)
+    expected = torch.tensor([256.0, 2.0]).repeat(16) * 0.5**0.5
+    torch.testing.assert_close(hidden[0, 0], expected, rtol=1e-3, atol=1e-2)
 
 
 def test_strided_inputs_give_the_same_bits():

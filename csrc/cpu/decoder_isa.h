@@ -392,6 +392,7 @@ bool generate_decoder(const DecoderDims& d, const uint8_t* packed, size_t bytes,
     if (p == kF16) run.run<kF16>(streams, batch, steps);
   }
   if (p == kBf16) run.run<kBf16>(streams, batch, steps);
+  if (p == kS16) run.run<kS16>(streams, batch, steps);
   if (p == kS8) run.run<kS8>(streams, batch, steps);
   return true;
 }

@@ -41,11 +41,26 @@ struct Packer {
       memcpy(&bits, &v, sizeof bits);
       const uint16_t high = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
       put(&high, sizeof high);
+    } else if (p == kS16) {
+      const int16_t stored = static_cast<int16_t>(lrintf(v * inverse_scale));
+      put(&stored, sizeof stored);
     } else {
       const int q = static_cast<int>(lrintf(v * inverse_scale));
       const uint8_t stored = static_cast<uint8_t>(q + kInt8Offset);
       put(&stored, sizeof stored);
     }
+  }
+
+  // What one whole step of a row's weights is worth.
+  static float step_of(Precision p, const Matrix& m, int row) {
+    float largest = 0, block = 0, sum = 0;
+    for (int k = 0; k < m.k; ++k) {
+      const float size = fabsf(m.at(row, k));
+      largest = fmaxf(largest, size);
+      sum = k % kInt16Block == 0 ? size : sum + size;
+      block = fmaxf(block, sum);
+    }
+    return p == kS8 ? largest / 127 : fmaxf(largest / 32767, block / kInt16Sum);
   }
 
   void matrix(Precision p, const Matrix& m) {
@@ -54,11 +69,9 @@ struct Packer {
       const int rows = smaller(kTile1, vectors - first) * kWidth, row0 = first * kWidth;
       float inverse[kTile1 * kWidth];
       for (int i = 0; i < rows; ++i) {
-        float largest = 0;
-        for (int k = 0; k < m.k; ++k) largest = fmaxf(largest, fabsf(m.at(row0 + i, k)));
-        const float scale = largest / 127;
-        inverse[i] = largest > 0 ? 127 / largest : 0;
-        if (p == kS8) put(&scale, sizeof scale);
+        const float step = step_of(p, m, row0 + i);
+        inverse[i] = step > 0 ? 1 / step : 0;
+        if (whole(p)) put(&step, sizeof step);
       }
       for (int k = 0; k < m.k; k += group) {
         for (int i = 0; i < rows; ++i) {

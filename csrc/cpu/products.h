@@ -18,20 +18,27 @@ namespace {
 using clonewave::Precision;
 constexpr int kMaxChannels = clonewave::kMaxChannels;
 constexpr Precision kF32 = Precision::kFloat32, kF16 = Precision::kHalf,
-                    kBf16 = Precision::kBfloat16, kS8 = Precision::kInt8;
+                    kBf16 = Precision::kBfloat16, kS16 = Precision::kInt16, kS8 = Precision::kInt8;
 
 constexpr bool exact(Precision p) { return p == kF32 || p == kF16; }
-constexpr int group_of(Precision p) { return exact(p) ? 1 : p == kBf16 ? 2 : kInt8Group; }
+constexpr bool whole(Precision p) { return p == kS16 || p == kS8; }
+constexpr int group_of(Precision p) { return exact(p) ? 1 : p == kS8 ? kInt8Group : 2; }
 constexpr int bytes_of(Precision p) { return p == kF32 ? 4 : p == kS8 ? 1 : 2; }
 constexpr Precision head_of(Precision p) { return exact(p) ? p : kBf16; }
 inline int row_vectors(int rows) { return (rows + kWidth - 1) / kWidth; }
 inline int smaller(int a, int b) { return a < b ? a : b; }
 
+// int16: inputs reach from -kInt16Most to kInt16Most, and a row's weights are scaled so that no sum
+// over kInt16Block of them leaves 32 bits; it goes on in float32.
+constexpr int kInt16Block = 64;
+constexpr float kInt16Most = 16383;
+constexpr float kInt16Sum = 2147483647.0f / kInt16Most - kInt16Block;  // of |weights| of a block
+
 // A vector multiplied by a matrix, in the form of the matrix's precision.
 struct Activation {
   const void* data;
   uint8_t* storage;
-  float scale;     // int8: value = scale * stored
+  float scale;     // int8, int16: value = scale * stored
   int32_t offset;  // int8: what the weights' offset adds to every row
 };
 
@@ -56,11 +63,20 @@ inline void encode(const float* v, int n, Activation& a) {
     }
     a.data = a.storage;
   } else {
+    constexpr float kMost = P == kS8 ? 127 : kInt16Most;
     Float most = splat(0);
     for (int i = 0; i < n; i += kWidth) most = max_abs(most, load_any(v + i));
     const float largest = reduce_max(most);
-    const Float inverse = splat(largest > 0 ? 127 / largest : 0);
-    a.scale = largest * (1.0f / 127);
+    const Float inverse = splat(largest > 0 ? kMost / largest : 0);
+    a.scale = largest * (1.0f / kMost);
+    if (P == kS16) {
+      for (int i = 0; i < n; i += kWidth) {
+        store_int16(reinterpret_cast<int16_t*>(a.storage) + i, to_int(mul(load_any(v + i), inverse)));
+      }
+      a.data = a.storage;
+      a.offset = 0;
+      return;
+    }
     Int sum = int_zero();
     for (int i = 0; i < n; i += kWidth) sum = int_add(sum, quantise(a, i, load_any(v + i), inverse));
     finish_int8(a, sum);
@@ -172,10 +188,10 @@ inline void tile_float(const uint8_t* w, int stride, int groups, const Activatio
   }
 }
 
-template <int T, int N>
-inline void tile_int8(const uint8_t* w, int stride, int groups, const Activation* a,
-                      float* const* out, int row, const float* scales) {
-  constexpr int kBytes = kWidth * kInt8Group;
+template <Precision P, int T, int N>
+inline void tile_whole(const uint8_t* w, int stride, int begin, int end, const Activation* a,
+                       float* const* out, int row, const float* scales) {
+  constexpr int kBytes = kWidth * group_of(P) * bytes_of(P);
   Int acc[N][T];
   const void* data[N];
   CLONEWAVE_UNROLL
@@ -184,14 +200,17 @@ inline void tile_int8(const uint8_t* w, int stride, int groups, const Activation
     CLONEWAVE_UNROLL
     for (int t = 0; t < T; ++t) acc[n][t] = int_zero();
   }
-  for (int g = 0; g < groups; ++g, w += stride) {
+  for (int g = begin; g < end; ++g, w += stride) {
     Int x[N];
     CLONEWAVE_UNROLL
     for (int n = 0; n < N; ++n) x[n] = group(data[n], g);
     CLONEWAVE_UNROLL
     for (int t = 0; t < T; ++t) {
       CLONEWAVE_UNROLL
-      for (int n = 0; n < N; ++n) acc[n][t] = dot_int8(acc[n][t], w + t * kBytes, x[n]);
+      for (int n = 0; n < N; ++n) {
+        acc[n][t] = P == kS8 ? dot_int8(acc[n][t], w + t * kBytes, x[n])
+                             : dot_int16(acc[n][t], w + t * kBytes, x[n]);
+      }
     }
   }
   CLONEWAVE_UNROLL
@@ -211,7 +230,12 @@ template <Precision P, int T, int N>
 inline void tile(const uint8_t* w, int stride, int groups, const Activation* a, float* const* out,
                  int row, const float* scales, bool split) {
   if (P == kS8) {
-    tile_int8<T, N>(w, stride, groups, a, out, row, scales);
+    tile_whole<P, T, N>(w, stride, 0, groups, a, out, row, scales);
+  } else if (P == kS16) {
+    constexpr int kBlock = kInt16Block / group_of(P);
+    for (int g = 0; g < groups; g += kBlock, w += kBlock * stride) {
+      tile_whole<P, T, N>(w, stride, g, smaller(g + kBlock, groups), a, out, row, scales);
+    }
   } else if (T <= 2 && split) {
     tile_float<P, T, N, 4>(w, stride, groups, a, out, row);
   } else {
@@ -230,7 +254,7 @@ inline const uint8_t* matvec(const uint8_t* w, int rows, int k, const Activation
   for (int first = 0; first < vectors; first += kTile1) {
     const int wide = smaller(kTile1, vectors - first), stride = wide * kBytes;
     const float* scales = reinterpret_cast<const float*>(w);
-    if (P == kS8) w += wide * kWidth * sizeof(float);
+    if (whole(P)) w += wide * kWidth * sizeof(float);
     for (int t = 0; t < wide;) {
       const int row = (first + t) * kWidth, left = smaller(kMost, wide - t);
       const uint8_t* at = w + t * kBytes;
@@ -254,7 +278,7 @@ inline const uint8_t* matvec(const uint8_t* w, int rows, int k, const Activation
 template <Precision P>
 inline size_t bytes_of_matrix(int rows, int k) {
   const size_t stored = static_cast<size_t>(row_vectors(rows)) * kWidth;
-  return stored * k * bytes_of(P) + (P == kS8 ? stored * sizeof(float) : 0);
+  return stored * k * bytes_of(P) + (whole(P) ? stored * sizeof(float) : 0);
 }
 
 inline size_t bytes_of_vector(int floats) {

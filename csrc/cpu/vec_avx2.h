@@ -88,9 +88,16 @@ inline Int dot_int8(Int acc, const uint8_t* w, Int a) {
   const Int weights = _mm256_cvtepi8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(w)));
   return int_add(acc, _mm256_madd_epi16(weights, a));
 }
-inline void store_quantised(void* p, int i, Int v) {
-  _mm_store_si128(reinterpret_cast<__m128i*>(static_cast<int16_t*>(p) + i), _mm_packs_epi32(
+inline Int dot_int16(Int acc, const uint8_t* w, Int a) {
+  const Int weights = _mm256_load_si256(reinterpret_cast<const __m256i*>(w));
+  return int_add(acc, _mm256_madd_epi16(weights, a));
+}
+inline void store_int16(int16_t* p, Int v) {
+  _mm_store_si128(reinterpret_cast<__m128i*>(p), _mm_packs_epi32(
       _mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+}
+inline void store_quantised(void* p, int i, Int v) {
+  store_int16(static_cast<int16_t*>(p) + i, v);
 }
 
 }  // namespace

@@ -83,6 +83,10 @@ inline void store_bfloat16(uint16_t* p, Float v) {  // round to nearest even
 }
 #endif
 
+inline void store_int16(int16_t* p, Int v) {
+  _mm256_store_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtsepi32_epi16(v));
+}
+
 #ifdef __AVX512VNNI__
 // Weights are stored + 128 as unsigned bytes, activations are signed; the caller subtracts
 // 128 * sum(activations).
@@ -91,6 +95,10 @@ constexpr int kInt8Offset = 128;
 // Written out because GCC 12 copies every accumulator around the intrinsic, a tenth of the speed.
 inline Int dot_int8(Int acc, const uint8_t* w, Int a) {
   asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(_mm512_load_si512(w)), "v"(a));
+  return acc;
+}
+inline Int dot_int16(Int acc, const uint8_t* w, Int a) {
+  asm("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(_mm512_load_si512(w)), "v"(a));
   return acc;
 }
 inline void store_quantised(void* p, int i, Int v) {
@@ -104,9 +112,11 @@ inline Int dot_int8(Int acc, const uint8_t* w, Int a) {
   const Int weights = _mm512_cvtepi8_epi16(_mm256_load_si256((const __m256i*)w));
   return int_add(acc, _mm512_madd_epi16(weights, a));
 }
+inline Int dot_int16(Int acc, const uint8_t* w, Int a) {
+  return int_add(acc, _mm512_madd_epi16(_mm512_load_si512(w), a));
+}
 inline void store_quantised(void* p, int i, Int v) {
-  _mm256_store_si256(reinterpret_cast<__m256i*>(static_cast<int16_t*>(p) + i),
-                     _mm512_cvtsepi32_epi16(v));
+  store_int16(static_cast<int16_t*>(p) + i, v);
 }
 #endif
 

@@ -134,12 +134,22 @@ inline Int dot_int8(Int acc, const uint8_t* w, Int a) {
     return acc.v[i] + weights[2 * i] * pair[0] + weights[2 * i + 1] * pair[1];
   });
 }
-inline void store_quantised(void* p, int i, Int v) {
-  int16_t* out = static_cast<int16_t*>(p) + i;
+inline Int dot_int16(Int acc, const uint8_t* w, Int a) {
+  int16_t weights[2 * kWidth], pair[2];
+  memcpy(weights, w, sizeof weights);
+  memcpy(pair, a.v, sizeof pair);
+  return each<Int>([&](int i) {
+    return acc.v[i] + (weights[2 * i] * pair[0] + weights[2 * i + 1] * pair[1]);
+  });
+}
+inline void store_int16(int16_t* out, Int v) {
   for (int j = 0; j < kWidth; ++j) {
     const int32_t q = v.v[j];
     out[j] = static_cast<int16_t>(q < -32768 ? -32768 : q > 32767 ? 32767 : q);
   }
+}
+inline void store_quantised(void* p, int i, Int v) {
+  store_int16(static_cast<int16_t*>(p) + i, v);
 }
 
 }  // namespace
