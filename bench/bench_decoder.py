@@ -12,7 +12,8 @@ import torch
 from engine import kernels
 
 STEPS = 8
-ALLOWED = {"float32": 1e-5, "int16": 2e-3, "bfloat16": 3e-2, "int8": 8e-2}  # of one step, hidden of order one
+# Of one step, hidden of order one.
+ALLOWED = {"float32": 1e-5, "int16": 2e-3, "bfloat16": 3e-2, "int8": 8e-2}
 
 
 def call(inputs, network, backend):

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
+from engine import kernels
 from engine.errors import InputError
-from engine.models.vocoder import VocoderStream, finish_together
+from engine.models.vocoder import VocoderStream, finish_together, opening
 from engine.speech import Report, Speech, Word
 from engine.symbols import text_ids
 from engine.text import Sentence, front_end
@@ -44,18 +45,71 @@ class Spoken:
     report: Report
 
 
+class Speaking:
+    """One sentence on its way to a mel, whose opening is there before the rest is decoded.
+
+    The mels of opening and rest are made apart whoever asks, so that their bits are the same.
+    """
+
+    @torch.no_grad()
+    def __init__(self, speaker: Speaker, sentence: Sentence) -> None:
+        engine, c = speaker.engine, speaker.engine.config.acoustic
+        self.speaker, self.sentence = speaker, sentence
+        ids = torch.tensor([text_ids(sentence.symbols())], device=engine.device)
+        lengths = torch.tensor([ids.shape[1]], device=engine.device)
+        self.embedding = speaker.embedding[None].to(engine.device)
+        encoded = engine.acoustic.encode(ids, lengths, self.embedding)
+        self.inputs = engine.acoustic.fold(encoded, self.embedding)
+        self.state = engine.decoder.state()
+        limit = c.max_hold * ids.shape[1]
+        first = -(-(opening(engine.vocoder) + c.look_ahead) // c.reduction_factor)
+        self.hidden, self.path = self._decode(min(first, limit))
+        self.left = limit - self.hidden.shape[1]
+        self.opening = self._opening()
+
+    def _decode(self, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        engine = self.speaker.engine
+        return kernels.decoder_generate(
+            self.inputs, engine.decoder, steps, self.state, backend=engine.backend
+        )[:2]
+
+    def _mel(self, hidden: torch.Tensor) -> torch.Tensor:
+        steps = torch.tensor([hidden.shape[1]], device=hidden.device)
+        mel = self.speaker.engine.acoustic.mel(hidden, steps, self.embedding)
+        return mel + self.speaker.equaliser[:, None].to(hidden.device)
+
+    def _opening(self) -> torch.Tensor | None:
+        """Its mel; None if the sentence ends in it, or a mel depends on all frames."""
+        c = self.speaker.engine.config.acoustic
+        if bool(self.state.finished) or c.sharpening != 1:
+            return None
+        return self._mel(self.hidden)[..., : -c.look_ahead or None]
+
+    @torch.no_grad()
+    def mel(self) -> torch.Tensor:
+        """[1, n_mels, frames] of the whole sentence; ends the decoding."""
+        if self.left > 0 and not bool(self.state.finished):
+            hidden, path = self._decode(self.left)
+            self.left = 0
+            self.hidden = torch.cat([self.hidden, hidden], dim=1)
+            self.path = torch.cat([self.path, path], dim=1)
+        if self.opening is None:
+            return self._mel(self.hidden)
+        c, made = self.speaker.engine.config.acoustic, self.opening.shape[-1]
+        begin = max(made - c.look_ahead, 0) // c.reduction_factor
+        rest = self._mel(self.hidden[:, begin:])
+        return torch.cat([self.opening, rest[..., made - begin * c.reduction_factor :]], dim=-1)
+
+
 def speak(speaker: Speaker, sentence: Sentence, speed: float) -> Spoken:
     """Mel of one sentence, with the times of its words in seconds."""
-    engine, config = speaker.engine, speaker.engine.config.acoustic
-    ids = torch.tensor([text_ids(sentence.symbols())], device=engine.device)
-    lengths = torch.tensor([ids.shape[1]], device=engine.device)
-    made = engine.acoustic.generate(
-        ids, lengths, speaker.embedding[None].to(engine.device), engine.decoder,
-        backend=engine.backend,
-    )  # fmt: skip
-    path = made.path[0, : int(made.steps[0])].cpu().numpy()
-    words, report = read_path(sentence, path, config.decoder_rate * speed, config.decoder_rate)
-    mel = made.mel + speaker.equaliser[:, None].to(engine.device)
+    return _finish(Speaking(speaker, sentence), speed)
+
+
+def _finish(speaking: Speaking, speed: float) -> Spoken:
+    mel, path = speaking.mel(), speaking.path[0].cpu().numpy()
+    rate, sentence = speaking.speaker.engine.config.acoustic.decoder_rate, speaking.sentence
+    words, report = read_path(sentence, path, rate * speed, rate)
     if speed != 1:
         frames = max(1, round(mel.shape[-1] / speed))
         mel = F.interpolate(mel, frames, mode="linear", align_corners=False)
@@ -99,6 +153,19 @@ def _start(engine: Engine, spoken: Spoken, seed: int, number: int) -> VocoderStr
     return VocoderStream(engine.vocoder, engine.network, spoken.mel, seed, number, engine.backend)
 
 
+def _begin(
+    speaker: Speaker, sentence: Sentence, speed: float, seed: int, number: int
+) -> VocoderStream:
+    """The stream of a sentence that is not decoded further than its first samples need."""
+    engine = speaker.engine
+    speaking = Speaking(speaker, sentence)
+    if speed != 1 or speaking.opening is None:
+        return _start(engine, _finish(speaking, speed), seed, number)
+    return VocoderStream(
+        engine.vocoder, engine.network, speaking.opening, seed, number, engine.backend, speaking.mel
+    )
+
+
 def stream(
     speaker: Speaker, text: str, *, speed: float, seed: int | None
 ) -> Iterator[np.ndarray]:
@@ -107,7 +174,7 @@ def stream(
     for number, sentence in enumerate(front_end(text)):
         if number:
             yield _gap(speaker.engine)
-        source = _start(speaker.engine, speak(speaker, sentence, speed), seed, number)
+        source = _begin(speaker, sentence, speed, seed, number)
         while (samples := source.next(CHUNK_FRAMES)) is not None:
             yield samples.cpu().numpy()
 

@@ -17,7 +17,9 @@ ISAS = [name for name, reason in kernels.isas().items() if reason is None]
 pytestmark = pytest.mark.usefixtures("cpp", "poisoned_memory")
 LENGTHS = [1, 2, 9, 5, 12, 3, 7]
 # Largest and mean error of hidden states of order one after one step, against float64.
-GATES = {"float32": (1e-5, 1e-6), "int16": (1e-3, 1e-4), "bfloat16": (3e-2, 4e-3), "int8": (8e-2, 1e-2)}
+GATES = {
+    "float32": (1e-5, 1e-6), "int16": (1e-3, 1e-4), "bfloat16": (3e-2, 4e-3), "int8": (8e-2, 1e-2),
+}  # fmt: skip
 
 
 def generate(inputs, network, steps=400, state=None, backend="cpp"):

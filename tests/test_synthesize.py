@@ -8,10 +8,11 @@ import torch
 from sounds import talk
 from tiny import make_weights
 
-from engine import Engine, InputError, Voice, VoiceError, WeightsError
+from engine import Engine, InputError, Voice, VoiceError, WeightsError, kernels
 from engine.errors import BackendUnavailable
+from engine.models.vocoder import OPENING
 from engine.symbols import START
-from engine.synthesize import read_path
+from engine.synthesize import CHUNK_FRAMES, read_path
 from engine.text import front_end
 
 TEXT = "Hello there, said Mr. Fox. It was 7 o'clock!"
@@ -32,6 +33,34 @@ def test_chunks_of_the_stream_join_to_exactly_what_synthesize_returns(engine, vo
     chunks = list(engine.stream(TEXT, voice, seed=3))
     assert len(chunks) > 5
     np.testing.assert_array_equal(np.concatenate(chunks), whole)
+
+
+@pytest.mark.parametrize("speed", [1.0, 1.3])
+@pytest.mark.parametrize("text", ["A.", "No.", "Hello there, said the fox."])
+def test_they_join_whatever_is_left_after_a_sentence_s_opening(engine, voice, text, speed):
+    whole = engine.synthesize(text, voice, speed=speed).samples
+    chunks = list(engine.stream(text, voice, speed=speed))
+    np.testing.assert_array_equal(np.concatenate(chunks), whole)
+
+
+def test_the_first_chunks_wait_for_their_own_decoder_steps_only(engine, voice, monkeypatch):
+    steps = []
+    generate = kernels.decoder_generate
+
+    def counted(*args, **options):
+        made = generate(*args, **options)
+        steps.append(made[0].shape[1])
+        return made
+
+    monkeypatch.setattr(kernels, "decoder_generate", counted)
+    stream = engine.stream("Hello there, said the fox.", voice)
+    for _ in range(OPENING // CHUNK_FRAMES):
+        next(stream)
+    c = engine.config.acoustic
+    needed = OPENING + engine.vocoder.conditioning.reach + c.look_ahead
+    assert steps == [-(-needed // c.reduction_factor)]
+    next(stream)
+    assert len(steps) == 2 and steps[1] > steps[0]
 
 
 def test_the_seed_decides_the_samples_and_nothing_else_does(engine, voice):

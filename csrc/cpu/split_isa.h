@@ -156,7 +156,7 @@ class Leader : Half<P> {
       gates(t, layer, ring);
       encode<P>(work_.x[0], r_, work_.now[0]);
       matvec<P, 1>(this->present_of(layer), 2 * r_, r_, work_.now, work_.hidden);
-      float* here = this->slot(0, layer, ring);
+      float* here = this->history(0, layer, ring);
       for (int i = 0; i < r_; i += kWidth) store_any(here + i, load(work_.x[0] + i));
       Activation& out = this->gated(t - joined_, layer);
       float* z = this->z(t - joined_, layer);
@@ -237,7 +237,7 @@ class Follower : Half<P> {
     this->look_ahead(this->past_of(layer), layer, ring);
     if (hands_over(layer, d_.layers)) publish(e_->ahead, step * d_.layers + layer + 1);
     if (layer + 1 < d_.layers && d_.dilations[layer + 1] > 1) {
-      prefetch_floats(this->slot(0, layer + 1, ring + d_.dilations[layer]), r_);
+      prefetch_floats(this->history(0, layer + 1, ring + d_.dilations[layer]), r_);
     }
   }
 

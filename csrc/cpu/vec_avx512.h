@@ -21,6 +21,7 @@ inline Float add(Float a, Float b) { return _mm512_add_ps(a, b); }
 inline Float sub(Float a, Float b) { return _mm512_sub_ps(a, b); }
 inline Float mul(Float a, Float b) { return _mm512_mul_ps(a, b); }
 inline Float div(Float a, Float b) { return _mm512_div_ps(a, b); }
+inline Float reciprocal(Float v) { return _mm512_rcp14_ps(v); }  // relative error 2**-14
 inline Float fma(Float a, Float b, Float c) { return _mm512_fmadd_ps(a, b, c); }
 // The second operand is returned if one is NaN: NaN in `v` passes through.
 inline Float clamp(Float v, Float lo, Float hi) {

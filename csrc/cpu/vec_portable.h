@@ -30,6 +30,7 @@ inline Float add(Float a, Float b) { return each<Float>([&](int i) { return a.v[
 inline Float sub(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] - b.v[i]; }); }
 inline Float mul(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] * b.v[i]; }); }
 inline Float div(Float a, Float b) { return each<Float>([&](int i) { return a.v[i] / b.v[i]; }); }
+inline Float reciprocal(Float v) { return div(splat(1), v); }
 inline Float fma(Float a, Float b, Float c) {  // two roundings: a library fma would be slow
   return each<Float>([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
 }

@@ -5,6 +5,8 @@
 // nonlinearity. The rules of products.h hold here too.
 #pragma once
 
+#include <stdlib.h>
+
 #include "products.h"
 
 namespace {
@@ -50,6 +52,33 @@ struct Work {
   }
 };
 
+// What a call of several streams has quantised of their history, so that no input is quantised twice.
+// Without memory for it, it keeps nothing. (A lone stream quantises the past while it waits.)
+class Quantised {
+ public:
+  Quantised(int streams, const WaveNetDims& d) : vector_(2 * d.residual_channels) {
+    for (int layer = 0; layer < d.layers; ++layer) slots_ += d.dilations[layer];
+    const size_t vectors = streams * slots_;
+    block_ = static_cast<uint8_t*>(malloc(vectors * (vector_ + sizeof(Activation)) + 64));
+    if (!block_) return;
+    data_ = block_ + (64 - reinterpret_cast<uintptr_t>(block_) % 64) % 64;
+    vectors_ = reinterpret_cast<Activation*>(data_ + vectors * vector_);
+  }
+  ~Quantised() { free(block_); }
+  Quantised(const Quantised&) = delete;
+  Quantised& operator=(const Quantised&) = delete;
+
+  bool keeps() const { return block_ != nullptr; }
+  uint8_t* data(int n, int64_t slot) { return data_ + (n * slots_ + slot) * vector_; }
+  Activation& vector(int n, int64_t slot) { return vectors_[n * slots_ + slot]; }
+
+ private:
+  const size_t vector_;  // bytes, whatever an instruction set makes of a number
+  size_t slots_ = 0;
+  uint8_t *block_, *data_ = nullptr;
+  Activation* vectors_ = nullptr;
+};
+
 template <Precision P, int N>
 class Generator {
  public:
@@ -62,6 +91,9 @@ class Generator {
   }
 
   void run() {
+    constexpr bool kKeep = P == kS8 && N > 1;
+    Quantised quantised(kKeep ? N : 0, d_);
+    if (kKeep && quantised.keeps()) quantised_ = &quantised;
     for (int64_t t = 0; t < steps_; ++t) {
       step(t);
       advance();
@@ -70,6 +102,7 @@ class Generator {
 
  protected:
   void advance() {
+    ++made_;
     for (int n = 0; n < N; ++n) {
       ++*s_[n].step;
       if (++in_frame_[n] == d_.band_steps_per_frame) {
@@ -79,17 +112,37 @@ class Generator {
     }
   }
 
-  float* slot(int n, int layer, int64_t ring) const {
+  int64_t slot(int n, int layer, int64_t ring) const {
     const int64_t dilation = d_.dilations[layer], step = *s_[n].step;
     const bool power = (dilation & (dilation - 1)) == 0;
-    return s_[n].history + (ring + (power ? step & (dilation - 1) : step % dilation)) * r_;
+    return ring + (power ? step & (dilation - 1) : step % dilation);
+  }
+
+  float* history(int n, int layer, int64_t ring) const {
+    return s_[n].history + slot(n, layer, ring) * r_;
+  }
+
+  void encode_past(int n, int layer, int64_t ring) {
+    Activation& past = work_.past[n];
+    if (quantised_ && made_ >= d_.dilations[layer]) {
+      const Activation& kept = quantised_->vector(n, slot(n, layer, ring));
+      past.data = kept.data, past.scale = kept.scale, past.offset = kept.offset;
+    } else {
+      encode<P>(history(n, layer, ring), r_, past);
+    }
+  }
+
+  void encode_now(int n, int layer, int64_t ring) {
+    Activation& now = work_.now[n];
+    if (quantised_) now.storage = quantised_->data(n, slot(n, layer, ring));
+    encode<P>(work_.x[n], r_, now);
+    if (quantised_) quantised_->vector(n, slot(n, layer, ring)) = now;
   }
 
   // The gates of `layer` so far: conditioning and the past.
   const uint8_t* look_ahead(const uint8_t* w, int layer, int64_t ring) {
     for (int n = 0; n < N; ++n) {
-      const float* past = slot(n, layer, ring);
-      encode<P>(past, r_, work_.past[n]);
+      encode_past(n, layer, ring);
       copy(work_.ahead[n], local_[n] + static_cast<size_t>(layer) * 2 * r_, 2 * r_);
     }
     return matvec<P, N>(w, 2 * r_, r_, work_.past, work_.ahead);
@@ -103,11 +156,11 @@ class Generator {
       for (int n = 0; n < N; ++n) {
         float* swapped = work_.hidden[n];
         work_.hidden[n] = work_.ahead[n], work_.ahead[n] = swapped;
-        encode<P>(work_.x[n], r_, work_.now[n]);
+        encode_now(n, layer, ring);
       }
       w = matvec<P, N>(w, 2 * r_, r_, work_.now, work_.hidden);
       for (int n = 0; n < N; ++n) {
-        float* here = slot(n, layer, ring);
+        float* here = history(n, layer, ring);
         for (int i = 0; i < r_; i += kWidth) store_any(here + i, load(work_.x[n] + i));
       }
       ring += d_.dilations[layer];
@@ -184,6 +237,8 @@ class Generator {
   const int r_;
   const float* local_[N];
   int in_frame_[N];
+  int64_t made_ = 0;  // steps of this call
+  Quantised* quantised_ = nullptr;  // int8, several streams
   Work<N> work_;
 };
 

@@ -8,7 +8,7 @@ source-filter vocoder with a noise source and learns what is left: the voice's o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -19,6 +19,8 @@ from engine import kernels
 from engine.config import VocoderConfig
 from engine.kernels import WaveNet, WaveNetState, WaveNetWeights
 from engine.models.layers import log_mel, normalise_mel
+
+OPENING = 12  # frames whose samples need no more than the beginning of an utterance's mel
 
 
 class Conditioning(nn.Module):
@@ -198,21 +200,35 @@ class Vocoder(nn.Module):
         return log_mel(samples, self.config.audio)
 
 
+def opening(vocoder: Vocoder) -> int:
+    """Mel frames that the samples of the first OPENING frames depend on."""
+    return OPENING + vocoder.conditioning.reach
+
+
 class VocoderStream:
     """One utterance's samples in chunks of any size; they join to the same samples."""
 
     def __init__(
         self, vocoder: Vocoder, network: WaveNet, mel: Tensor, seed: int, number: int = 0,
-        backend: str = "auto",
+        backend: str = "auto", whole: Callable[[], Tensor] | None = None,
     ) -> None:  # fmt: skip
-        """mel: [1, n_mels, frames] of the whole utterance; (seed, number) names its noise."""
+        """One utterance from its start.
+
+        Args:
+            mel: [1, n_mels, frames] of the whole utterance. With `whole`, which gives that when
+                samples of more than OPENING frames are wanted, its first `opening(vocoder)`
+                frames or more.
+            seed, number: name its noise.
+        """
         self.vocoder, self.network, self.backend = vocoder, network, backend
         self.seed, self.number = seed, number
-        self.frames, self.at = mel.shape[-1], 0
+        self.at = 0
         c = vocoder.config
-        with torch.no_grad():
-            self.conditioning = vocoder.conditioning(mel)
-            self.prediction = vocoder.prediction(mel) if vocoder.prediction else None
+        self.conditioning, self.prediction = self._hear(mel[..., : opening(vocoder)])
+        self.frames = min(OPENING, mel.shape[-1]) if whole else mel.shape[-1]
+        self._whole = whole
+        if not whole:
+            self._hear_on(mel)
         self.state = network.state()
         self.past = mel.new_zeros(1, c.bands, c.lpc_order)
         self.reach = -(-c.pqmf_taps // (2 * c.bands))  # band steps a sample depends on, each side
@@ -221,8 +237,29 @@ class VocoderStream:
         self.filters = filters.to(mel.device)
 
     @torch.no_grad()
+    def _hear(self, mel: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+        prediction = self.vocoder.prediction
+        return self.vocoder.conditioning(mel), prediction(mel) if prediction else None
+
+    def _hear_on(self, mel: Tensor) -> None:
+        """The columns after the opening: always apart, so that their bits are the same."""
+        self.frames = mel.shape[-1]
+        if mel.shape[-1] <= opening(self.vocoder):
+            return
+        begin = max(OPENING - self.vocoder.conditioning.reach, 0)
+        join = lambda a, b: torch.cat([a[..., :OPENING], b[..., OPENING - begin :]], -1)  # noqa: E731
+        conditioning, prediction = self._hear(mel[..., begin:])
+        self.conditioning = join(self.conditioning, conditioning)
+        if self.prediction is not None and prediction is not None:
+            (taps, gain), (more_taps, more_gain) = self.prediction, prediction
+            self.prediction = join(taps, more_taps), join(gain, more_gain)
+
+    @torch.no_grad()
     def next(self, frames: int) -> Tensor | None:
         """Samples [samples] of the next `frames` mel frames; None when all are out."""
+        if self._whole is not None and self.at + frames > OPENING:
+            self._hear_on(self._whole())
+            self._whole = None
         if self.at >= self.frames:
             return None
         end = min(self.at + frames, self.frames)
@@ -252,7 +289,7 @@ class VocoderStream:
             )  # fmt: skip
         self.at = end
         known = torch.cat([self.tail, bands], dim=-1)
-        if end == self.frames:
+        if end == self.frames and self._whole is None:
             known = F.pad(known, (0, self.reach))
         self.tail = known[..., -2 * self.reach :]
         samples = kernels.pqmf_synthesis(known, self.filters, backend=self.backend)
