@@ -1,4 +1,4 @@
-"""Long runs against the server's parts: `python bench/fuzz.py audio|text|kills|drains|api|all`.
+"""Long runs against the server's parts: `python bench/fuzz.py audio|text|kills|drains|api|bulk|all`.
 
 Writes what was really done, as counts, to bench/results/serving-<date>.json. The same checks run
 in the tests, a few of each.
@@ -30,7 +30,7 @@ import test_serve_fuzz  # noqa: E402
 
 from engine.serve.decode import Decoder  # noqa: E402
 
-COUNTS = {"audio": 100_000, "text": 20_000, "kills": 200, "drains": 50, "api": 3_000}
+COUNTS = {"audio": 100_000, "text": 20_000, "kills": 200, "drains": 50, "api": 3_000, "bulk": 50}
 
 
 def audio(count: int, seed: int) -> dict:
@@ -127,8 +127,21 @@ def _memory() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
+def bulk(count: int, seed: int) -> dict:
+    """SIGKILLs of a bulk run of 10,000 lines."""
+    import test_batch
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            found = test_batch.kill_at_random(Path(folder), count, 10_000, random.Random(seed))
+        except AssertionError as error:
+            return _verdict(count, [repr(error)[:500]])
+    return {**_verdict(found["kills"], []), **found, "lost": 0, "doubled": 0}
+
+
 RUNS: dict[str, Callable[[int, int], dict]] = {
-    "audio": audio, "text": text, "kills": kills, "drains": drains, "api": api
+    "audio": audio, "text": text, "kills": kills, "drains": drains, "api": api,
+    "bulk": bulk,
 }  # fmt: skip
 
 
