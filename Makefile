@@ -13,7 +13,7 @@ NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h cs
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 PEOPLE ?= people
-.PHONY: help demo quality samples test lint types wheel bench gpu sanitize load soak fuzz clean
+.PHONY: help demo quality samples test lint types wheel bench gpu sanitize load soak cluster fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -86,8 +86,13 @@ load: $(VENV)/.dev  ## open-loop load at 1, 2 and 4 times the capacity; bench/re
 
 # 10,000 lines and 50 kills, then half an hour of mixed load: memory must not grow by 100 MB.
 soak: $(VENV)/.dev  ## bulk runs killed 50 times, then 30 minutes of load; bench/results/soak.json
-	CLONEWAVE_KILLS=50 CLONEWAVE_LINES=10000 $(BIN)/pytest -q -s tests/test_batch.py -k kills
+	PYTHONPATH=. $(BIN)/python bench/fuzz.py bulk
 	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --soak --seconds 1800 --output bench/results/soak.json
+
+# Not part of `make test`: Ray is 200 MB, and its processes take a minute to start on two cores.
+cluster: $(VENV)/.dev  ## tests of serving and bulk runs on more than one process; installs Ray
+	$(PIP) 'ray[serve,data]>=2.60'
+	$(BIN)/pytest -q tests/test_cluster.py
 
 fuzz: $(VENV)/.dev  ## damaged voice files, audio and texts, hostile requests; counts go to bench/results
 	$(BIN)/pytest -q tests/test_voice.py -k damage --damaged-files 30000

@@ -1,4 +1,4 @@
-"""Long runs against the server's parts: `python bench/fuzz.py audio|text|kills|drains|api|bulk|all`.
+"""Long runs: `python bench/fuzz.py audio|text|kills|drains|api|bulk|all`.
 
 Writes what was really done, as counts, to bench/results/serving-<date>.json. The same checks run
 in the tests, a few of each.

@@ -10,13 +10,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from engine import audio, batch, commands, files
+from engine import audio, batch, batch_cluster, cluster, commands, files
 from engine.batch_manifest import Manifest, read_lines
 from engine.engine import Engine
 from engine.errors import ConfigError, InputError
 from engine.serve.device import EngineDevice
 from engine.serve.scheduler import Limits, Scheduler
 
+WRITERS = 8  # threads that write what a cluster made
 SHOWN = 5  # failed lines that the summary names
 WEIGHTS = ("acoustic", "encoder", "vocoder")
 
@@ -34,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     begun = parser.add_mutually_exclusive_group()
     begun.add_argument("--resume", action="store_true", help="go on with what an earlier run left")
     begun.add_argument("--overwrite", action="store_true", help="make everything again")
+    cluster.add_arguments(parser)
     commands._engine_arguments(parser)
 
 
@@ -80,10 +82,15 @@ def _speak(args: argparse.Namespace, engine: Engine, manifest: Manifest, folder:
     def voice_of(name: str | None) -> Any:
         return commands._voice(engine, args.voice if name is None else str(folder / name))
 
-    device = EngineDevice(engine, lanes=args.workers)
-    with Scheduler(device, Limits(jobs=1 << 20)) as scheduler:
-        show = not args.quiet and sys.stderr.isatty()
-        totals = batch.run(manifest, scheduler, voice_of, args.format, progress=show, stop=stop)
+    how: dict[str, Any] = {"progress": not args.quiet and sys.stderr.isatty(), "stop": stop}
+    if (of := cluster.of_arguments(args)) is not None:
+        work = lambda item: (item[0], batch.keep(manifest.folder, item[1]))  # noqa: E731
+        made = batch_cluster.made(list(manifest.waiting()), voice_of, args.format, of)
+        totals = batch.run(manifest, work, made, WRITERS, **how)
+    else:
+        device = EngineDevice(engine, lanes=args.workers)
+        with Scheduler(device, Limits(jobs=1 << 20)) as scheduler:
+            totals = batch.speak_here(manifest, scheduler, voice_of, args.format, **how)
     counts = manifest.counts()
     result = {
         "folder": str(manifest.folder.resolve()), "lines": counts, "now": vars(totals),

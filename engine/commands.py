@@ -26,6 +26,8 @@ DEFAULT_TEXT = "Three seconds of a voice are enough to speak any text in it."
 PCM = "pcm"
 EXTRAS = {
     "serve": ("fastapi", "uvicorn", "multipart", "prometheus_client", "limits", "websockets", "av"),
+    "wyoming": ("wyoming",),
+    "cluster": ("ray",),
     "train": ("tensorboard", "matplotlib"),
     "corpus": ("onnx", "onnxruntime"),
     "eval": ("faster_whisper", "resemblyzer", "speechmos"),

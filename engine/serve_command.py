@@ -6,7 +6,8 @@ import argparse
 import logging
 from pathlib import Path
 
-from engine import commands
+from engine import cluster, commands
+from engine.cluster import Cluster
 from engine.errors import ConfigError
 from engine.serve.keys import SCOPES, add_key
 from engine.serve.settings import Limits, Settings
@@ -33,10 +34,21 @@ def run(args: argparse.Namespace) -> int:
         drain_lag_s=args.drain_lag, drain_s=args.drain, limits=limits,
     )  # fmt: skip
     check_bind(settings)
+    if (of := cluster.of_arguments(args)) is not None:
+        return _serve_cluster(args, settings, of)
     app = build_app(commands._engine(args), settings=settings)
     log.info("http://%s:%d  page /, API /v1/audio/speech", settings.host, settings.port)
     tls = {"ssl_certfile": args.tls_cert, "ssl_keyfile": args.tls_key} if args.tls_cert else {}
     return serve(app, settings, **tls)
+
+
+def _serve_cluster(args: argparse.Namespace, settings: Settings, of: Cluster) -> int:
+    from engine.serve.cluster import serve
+
+    if args.metrics_port:
+        raise ConfigError("--metrics-port is of one process; with --replicas, take Ray's metrics")
+    tls = {"ssl_certfile": args.tls_cert, "ssl_keyfile": args.tls_key} if args.tls_cert else {}
+    return serve(settings, of, **tls)
 
 
 def check_bind(settings: Settings) -> None:
@@ -81,4 +93,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="then finish what is in flight for so long (default: %(default)s)")  # fmt: skip
     add("--tls-cert", metavar="FILE", help="certificate chain; or let a proxy do TLS")
     add("--tls-key", metavar="FILE", help="its private key")
+    cluster.add_arguments(parser)
     commands._engine_arguments(parser)

@@ -18,10 +18,14 @@ from engine.serve.guard import Guard
 from engine.serve.scheduler import Scheduler
 from engine.serve.service import Service
 from engine.serve.settings import Settings
+from engine.serve.store import VoiceStore
 
 
 def build_app(
-    engine: Engine, scheduler: Scheduler | None = None, settings: Settings | None = None
+    engine: Engine,
+    scheduler: Scheduler | None = None,
+    settings: Settings | None = None,
+    store: VoiceStore | None = None,
 ) -> FastAPI:
     """The ASGI application. `app.state.service` holds its parts.
 
@@ -29,12 +33,13 @@ def build_app(
         engine: what clones voices, and speaks where no scheduler is given.
         scheduler: what speaks; None makes one over the engine. It is drained at shutdown.
         settings: keys, voice folder, limits; `Settings()` has no keys and serves the loopback.
+        store: of voices; None opens the folder that the settings name.
     Raises:
         ConfigError: the key file cannot be used.
         StoreUnavailable: the voice folder cannot be used.
     """
     settings = settings or Settings()
-    service = Service(engine, scheduler or Scheduler(engine), settings)
+    service = Service(engine, scheduler or Scheduler(engine), settings, store)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

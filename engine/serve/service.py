@@ -44,11 +44,17 @@ class ClientGone(Exception):
 class Service:
     """One server's parts. `close()` when done; the scheduler is closed with it."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, settings: Settings) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        settings: Settings,
+        store: VoiceStore | None = None,
+    ) -> None:
         self.engine, self.scheduler, self.settings = engine, scheduler, settings
         self.limits = settings.limits
         self.keys = Keys(settings.api_key_file) if settings.api_key_file else None
-        self.store = VoiceStore(settings.voices or default_voices(), self.limits)
+        self.store = store or VoiceStore(settings.voices or default_voices(), self.limits)
         self.metrics = Metrics(scheduler.stats, self.store.count)
         self.decoder = Decoder(settings.decode, on_kill=self.metrics.decode_killed.inc)
         self.draining = False

@@ -49,6 +49,11 @@ class VoiceMissing(VoiceError):
 
     def __init__(self, name: str) -> None:
         super().__init__(f"no voice {name[:80]!r}; GET /v1/audio/voices lists yours")
+        self.name = name
+
+    def __reduce__(self) -> tuple[type[VoiceMissing], tuple[str]]:
+        """For another process; an exception's default would give the message as the name."""
+        return VoiceMissing, (self.name,)
 
 
 class VoiceExists(VoiceError):
