@@ -1,4 +1,4 @@
-"""Long runs: `python bench/fuzz.py audio|text|kills|drains|api|bulk|all`.
+"""Long runs: `python bench/fuzz.py audio|text|kills|drains|api|bulk|cancels|all`.
 
 Writes what was really done, as counts, to bench/results/serving-<date>.json. The same checks run
 in the tests, a few of each.
@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import argparse
 import collections
-import concurrent.futures
-import datetime
 import json
 import random
 import resource
-import subprocess
+import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,10 +26,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import damage  # noqa: E402
 import test_serve_fuzz  # noqa: E402
+from results import record  # noqa: E402
 
 from engine.serve.decode import Decoder  # noqa: E402
 
-COUNTS = {"audio": 100_000, "text": 20_000, "kills": 200, "drains": 50, "api": 3_000, "bulk": 50}
+COUNTS = {"audio": 100_000, "text": 20_000, "kills": 200, "drains": 50, "api": 3_000, "bulk": 50,
+          "cancels": 250}  # fmt: skip
 
 
 def audio(count: int, seed: int) -> dict:
@@ -56,8 +57,22 @@ def audio(count: int, seed: int) -> dict:
             if test_serve_fuzz.try_one(decoder, data) == "decoded":
                 failures.append(f"bomb decoded: {name}")
         before = _memory()
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            collections.deque(tqdm(pool.map(one, range(count)), total=count, mininterval=10), 0)
+        numbers = tqdm(range(count), mininterval=10)
+        lock, turns = threading.Lock(), iter(numbers)
+
+        def work() -> None:  # no pool: its 100,000 futures would be what grows
+            while True:
+                with lock:
+                    number = next(turns, None)
+                if number is None:
+                    return
+                one(number)
+
+        threads = [threading.Thread(target=work) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         grown = _memory() - before
     bombs = sum(1 for _ in damage.bombs())
     return {
@@ -127,6 +142,50 @@ def _memory() -> float:
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1)
 
 
+def cancels(count: int, seed: int) -> dict:
+    """Clients that hang up at a random byte: until the device and the queue are idle."""
+    import serving
+
+    from engine import Engine
+    from engine.serve.app import build_app
+    from engine.serve.settings import Limits, Settings
+
+    rng, idle_s = random.Random(seed), []
+    text = "This goes on and on for quite a while, as texts sometimes do. " * 12
+    with tempfile.TemporaryDirectory() as folder:
+        limits = Limits(requests_per_minute=0)
+        app = build_app(Engine(), settings=Settings(voices=Path(folder), limits=limits))
+        scheduler = app.state.service.scheduler
+        scheduler.wait_ready()
+        with serving.running(app) as port:
+            for _ in tqdm(range(count), mininterval=10):
+                _hang_up(port, text, rng.randrange(100_000))
+                begin = time.monotonic()
+                while (now := scheduler.stats())["jobs"] or now["streams"]:
+                    time.sleep(0.002)
+                idle_s.append(time.monotonic() - begin)
+        serving.close(app)
+    late = [f"{s:.3f} s" for s in idle_s if s > 0.3]
+    idle_s.sort()
+    verdict = _verdict(count, late)
+    return {**verdict, "idle_after_p50_s": round(idle_s[count // 2], 3),
+            "idle_after_p99_s": round(idle_s[int(0.99 * count)], 3),
+            "idle_after_most_s": round(idle_s[-1], 3)}  # fmt: skip
+
+
+def _hang_up(port: int, text: str, size: int) -> None:
+    """Ask for a long text, read so many bytes of it, and leave."""
+    body = json.dumps({"input": text, "response_format": "pcm"}).encode()
+    head = (
+        "POST /v1/audio/speech HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head.encode() + body)
+        while size > 0 and (part := client.recv(4096)):
+            size -= len(part)
+
+
 def bulk(count: int, seed: int) -> dict:
     """SIGKILLs of a bulk run of 10,000 lines."""
     import test_batch
@@ -141,7 +200,7 @@ def bulk(count: int, seed: int) -> dict:
 
 RUNS: dict[str, Callable[[int, int], dict]] = {
     "audio": audio, "text": text, "kills": kills, "drains": drains, "api": api,
-    "bulk": bulk,
+    "bulk": bulk, "cancels": cancels,
 }  # fmt: skip
 
 
@@ -158,21 +217,9 @@ def main() -> int:
         result = RUNS[name](args.count or COUNTS[name], args.seed)
         result["seconds"], result["seed"] = round(time.monotonic() - begin), args.seed
         failed |= bool(result["failures"])
-        path = write(args.results, name, result)
+        path = record(name, result, args.results)
         print(f"{name}: {result['summary']} in {result['seconds']} s -> {path}")
     return int(failed)
-
-
-def write(folder: Path, name: str, result: dict) -> Path:
-    """Add one run's result to today's file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"serving-{datetime.date.today().isoformat()}.json"
-    results = json.loads(path.read_text()) if path.exists() else {}
-    command = ["git", "-C", str(ROOT), "rev-parse", "--short", "HEAD"]
-    commit = subprocess.run(command, capture_output=True, text=True).stdout.strip()
-    results[name] = {**result, "commit": commit}
-    path.write_text(json.dumps(results, indent=1) + "\n")
-    return path
 
 
 if __name__ == "__main__":

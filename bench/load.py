@@ -2,6 +2,7 @@
 
     python bench/load.py --seconds 20                            # this engine, in this process
     python bench/load.py --url http://127.0.0.1:8000 --key K     # a running server
+    python bench/load.py --url ... --soak PID --seconds 1800     # its memory, under mixed load
 
 First the capacity is measured (so many clients that the device is never idle), then requests arrive
 at random moments (Poisson) at multiples of it, whether or not earlier ones were answered: a server
@@ -13,16 +14,25 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import json
 import random
-import resource
 import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import httpx
+from results import record
+
+import engine
+from engine import Engine
+from engine.errors import EngineError, Overloaded
+from engine.serve.scheduler import Scheduler
 
 TEXTS = (
     "Yes, of course.",
@@ -32,6 +42,7 @@ TEXTS = (
     "It took them the whole evening to find an answer.",
 )
 RATE = 24_000
+FORMATS = ("pcm", "wav", "flac", "mp3", "opus")
 
 
 @dataclass
@@ -45,12 +56,11 @@ class Answer:
     retry_after: bool = False
 
 
-Ask = Callable[[str], Awaitable[Answer]]
+Ask = Callable[..., Awaitable[Answer]]
 
 
 def ask_scheduler(scheduler: Any, voice: Any, deadline_s: float) -> Ask:
     """Requests to a Scheduler in this process."""
-    from engine.errors import EngineError, Overloaded
 
     async def ask(text: str) -> Answer:
         begin = time.monotonic()
@@ -72,13 +82,12 @@ def ask_scheduler(scheduler: Any, voice: Any, deadline_s: float) -> Ask:
 
 def ask_server(client: Any, deadline_s: float) -> Ask:
     """Requests to a server, by an httpx.AsyncClient with its address and headers."""
-    import httpx
 
-    async def ask(text: str) -> Answer:
+    async def ask(text: str, format: str = "pcm") -> Answer:
         begin = time.monotonic()
         since = lambda: time.monotonic() - begin  # noqa: E731
         body = {
-            "model": "clonewave", "input": text, "voice": "default", "response_format": "pcm",
+            "model": "clonewave", "input": text, "voice": "default", "response_format": format,
             "deadline_ms": round(1000 * deadline_s),
         }  # fmt: skip
         try:
@@ -92,9 +101,41 @@ def ask_server(client: Any, deadline_s: float) -> Ask:
                 async for data in response.aiter_raw():
                     first = since() if first is None else first
                     size += len(data)
-            return Answer("ok", since(), first, size / 2 / RATE)
+            return Answer("ok", since(), first, size / 2 / RATE if format == "pcm" else 0.0)
         except httpx.HTTPError as error:
             return Answer(type(error).__name__, since())
+
+    return ask
+
+
+def ask_mixed(client: Any, deadline_s: float) -> Ask:
+    """What a server meets in a day: every format, listeners who leave, voices made and deleted."""
+    speak, turns = ask_server(client, deadline_s), itertools.count(1)
+    recording = (Path(engine.__file__).parent / "samples" / "austen.flac").read_bytes()
+
+    async def clone(name: str) -> Answer:
+        begin = time.monotonic()
+        form = {"data": {"name": name, "consent": "I am the speaker and I agree"},
+                "files": {"audio_sample": ("me.flac", recording)}}  # fmt: skip
+        made = await client.post("/v1/audio/voices", **form)
+        gone = await client.delete(f"/v1/audio/voices/{name}")
+        bad = [answer for answer in (made, gone) if not answer.is_success]
+        since = time.monotonic() - begin
+        return Answer(f"HTTP {bad[0].status_code}" if bad else "voice", since)
+
+    async def leave(text: str) -> Answer:
+        begin = time.monotonic()
+        body = {"input": text, "response_format": "pcm"}
+        async with client.stream("POST", "/v1/audio/speech", json=body) as response:
+            async for _ in response.aiter_raw():
+                break
+        return Answer("left", time.monotonic() - begin)
+
+    async def ask(text: str) -> Answer:
+        turn = next(turns)
+        if turn % 40 == 0:
+            return await clone(f"voice {turn}")
+        return await (leave(text) if turn % 10 == 0 else speak(text, FORMATS[turn % len(FORMATS)]))
 
     return ask
 
@@ -165,7 +206,7 @@ async def measure(
     return {"capacity_per_s": capacity, "phases": phases}
 
 
-async def soak(ask: Ask, seconds: float, rss_mb: Callable[[], float]) -> dict[str, Any]:
+async def soak(ask: Ask, seconds: float, memory_mb: Callable[[], float]) -> dict[str, Any]:
     """Mixed load for long: memory at the start (after a warm-up), in the middle and at the end."""
     marks, counts = [], Counter()  # type: ignore[var-annotated]
     slice_s = max(10.0, seconds / 20)
@@ -173,19 +214,16 @@ async def soak(ask: Ask, seconds: float, rss_mb: Callable[[], float]) -> dict[st
     while time.monotonic() < end:
         for answer in await closed_loop(ask, 8, slice_s, seed=len(marks)):
             counts[answer.outcome] += 1
-        marks.append(round(rss_mb(), 1))
+        marks.append(round(memory_mb(), 1))
         left = max(0.0, end - time.monotonic())
         print(f"{left:7.0f} s left  {marks[-1]:.0f} MB  {dict(counts)}", flush=True)
     return {"outcomes": dict(counts), "rss_mb": marks, "growth_mb": marks[-1] - marks[0]}
 
 
-def own_rss_mb() -> float:
-    """Resident memory of this process now (Linux), else its peak."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = status.read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def rss_mb(pid: int) -> float:
+    """Resident memory of a process (Linux)."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
 
 
 def table(found: dict[str, Any]) -> str:
@@ -207,26 +245,36 @@ def table(found: dict[str, Any]) -> str:
 async def main(args: argparse.Namespace) -> dict[str, Any]:
     multiples = [float(m) for m in args.multiples.split(",")]
     if args.url:
-        import httpx
-
         headers = {"authorization": f"Bearer {args.key}"} if args.key else {}
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(
             base_url=args.url, headers=headers, limits=limits, timeout=120
         ) as client:
-            return await measure(ask_server(client, args.deadline), multiples, args.seconds,
-                                 args.deadline)  # fmt: skip
-    from engine import Engine
-    from engine.serve.scheduler import Scheduler
-
-    engine = Engine(args.weights)
-    with Scheduler(engine) as scheduler:
+            if args.soak:
+                memory = partial(rss_mb, args.soak)
+                return await soak(ask_mixed(client, args.deadline), args.seconds, memory)
+            ask = ask_server(client, args.deadline)
+            if args.alone:
+                return await alone(ask, args.seconds)
+            return await measure(ask, multiples, args.seconds, args.deadline)
+    with Scheduler(Engine(args.weights)) as scheduler:
         scheduler.wait_ready()
-        voice = engine.default_voice()
-        ask = ask_scheduler(scheduler, voice, args.deadline)
-        if args.soak:
-            return await soak(ask, args.seconds, own_rss_mb)
+        ask = ask_scheduler(scheduler, Engine(args.weights).default_voice(), args.deadline)
         return await measure(ask, multiples, args.seconds, args.deadline)
+
+
+async def alone(ask: Ask, seconds: float) -> dict[str, Any]:
+    """One client at a time, with a pause between: first audio of an idle server."""
+    end, firsts = time.monotonic() + seconds, []
+    for text in itertools.cycle(TEXTS):
+        if time.monotonic() > end:
+            break
+        answer = await ask(text)
+        assert answer.outcome == "ok" and answer.first_s is not None, answer
+        firsts.append(answer.first_s)
+        await asyncio.sleep(0.05)
+    shares = {f"first_audio_p{round(100 * q)}_s": quantile(firsts, q) for q in (0.5, 0.9, 0.99)}
+    return {"requests": len(firsts), **shares}
 
 
 def arguments() -> argparse.Namespace:
@@ -237,15 +285,16 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--multiples", default="1,2,4", help="of the capacity (default: 1,2,4)")
     parser.add_argument("--seconds", type=float, default=20, help="a phase (default: 20)")
     parser.add_argument("--deadline", type=float, default=15, help="seconds (default: 15)")
-    parser.add_argument("--soak", action="store_true", help="8 clients for --seconds; memory")
-    parser.add_argument("--output", type=Path, help="write the result there, as JSON")
+    parser.add_argument("--alone", action="store_true", help="one client: only first audio")
+    parser.add_argument("--soak", type=int, metavar="PID", help="8 clients of all kinds, for "
+        "--seconds, and the memory of the server's process")  # fmt: skip
+    parser.add_argument("--record", metavar="NAME", help="keep the result in bench/results")
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     asked = arguments()
     result = asyncio.run(main(asked))
-    if asked.output:
-        asked.output.parent.mkdir(parents=True, exist_ok=True)
-        asked.output.write_text(json.dumps(result, indent=1) + "\n")
     print(table(result) if "phases" in result else json.dumps(result), file=sys.stderr)
+    if asked.record:
+        print(record(asked.record, result))

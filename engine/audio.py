@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from engine import levels
+from engine.audio_length import ends_early, promised_frames
 from engine.config import AudioConfig
 from engine.errors import InputError
 from engine.files import PathLike, atomic_file
@@ -275,13 +276,14 @@ def _seekable(file: IO[bytes], limits: DecodeLimits) -> IO[bytes]:
 
 
 def _decode(file: IO[bytes], name: str, limits: DecodeLimits) -> tuple[np.ndarray, int]:
-    cut_short = _ends_early(file)
+    cut_short = ends_early(file)
     file.seek(0)  # libsndfile starts at the current position
     try:
         with _Forward(file) as audio:
             _check_header(name, audio)
             blocks, failed = _decode_blocks(audio, name, limits)
-            sample_rate, promised = audio.samplerate, audio.frames
+            sample_rate = audio.samplerate
+            promised = promised_frames(file, audio.format, audio.frames)
     except (soundfile.LibsndfileError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -328,22 +330,6 @@ def _decode_blocks(audio: Any, name: str, limits: DecodeLimits) -> tuple[list[np
                 "give a shorter recording, a minute is plenty"
             )
         blocks.append(block.mean(axis=1) if audio.channels > 1 else block[:, 0])
-
-
-def _ends_early(file: IO[bytes]) -> bool:
-    """True if a RIFF or Ogg file stops before its own end; libsndfile reads these silently."""
-    file.seek(0)
-    head = file.read(12)
-    size = file.seek(0, io.SEEK_END)
-    if head[:4] == b"RIFF":
-        promised = int.from_bytes(head[4:8], "little") + 8
-        return size + 1 < promised < 0x7FFF_0000  # larger: a recorder that streamed, size unknown
-    if head[:4] == b"OggS":
-        file.seek(max(0, size - 65_536))  # a page is at most 65,307 bytes
-        tail = file.read(65_536)
-        flags = tail[tail.rfind(b"OggS") :][5:6]
-        return not flags or not flags[0] & 4  # 4: last page of the stream
-    return False
 
 
 def _check_channels(name: str, channels: int) -> None:

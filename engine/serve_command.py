@@ -22,8 +22,12 @@ def run(args: argparse.Namespace) -> int:
     try:
         from engine.serve.app import build_app
         from engine.serve.server import serve
+
+        if args.wyoming_port:
+            import wyoming  # noqa: F401
     except ModuleNotFoundError as error:
-        text = f"{error.name} is missing: pip install 'clonewave[serve]'"
+        extra = "wyoming" if error.name == "wyoming" else "serve"
+        text = f"{error.name} is missing: pip install 'clonewave[{extra}]'"
         raise ConfigError(text) from error
     level = logging.WARNING if args.quiet else logging.INFO
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(message)s")
@@ -31,6 +35,7 @@ def run(args: argparse.Namespace) -> int:
     settings = Settings(
         host=args.host, port=args.port, api_key_file=args.api_key_file, insecure=args.insecure,
         voices=args.voices, metrics_host=args.metrics_host, metrics_port=args.metrics_port,
+        wyoming_host=args.wyoming_host, wyoming_port=args.wyoming_port,
         drain_lag_s=args.drain_lag, drain_s=args.drain, limits=limits,
     )  # fmt: skip
     check_bind(settings)
@@ -45,8 +50,8 @@ def run(args: argparse.Namespace) -> int:
 def _serve_cluster(args: argparse.Namespace, settings: Settings, of: Cluster) -> int:
     from engine.serve.cluster import serve
 
-    if args.metrics_port:
-        raise ConfigError("--metrics-port is of one process; with --replicas, take Ray's metrics")
+    if args.metrics_port or args.wyoming_port:
+        raise ConfigError("--metrics-port and --wyoming-port: of one process, not with --replicas")
     tls = {"ssl_certfile": args.tls_cert, "ssl_keyfile": args.tls_key} if args.tls_cert else {}
     return serve(settings, of, **tls)
 
@@ -82,6 +87,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--voices", type=Path, metavar="DIR", help="voice store (default: in your data folder)")
     add("--metrics-port", type=int, default=0, help="Prometheus /metrics there (default: off)")
     add("--metrics-host", default="127.0.0.1", help="default: 127.0.0.1")
+    add("--wyoming-port", type=int, default=0, help="Home Assistant's protocol there, usually "
+        "10200 (default: off)")  # fmt: skip
+    add("--wyoming-host", default="127.0.0.1", help="the protocol knows no keys: whoever reaches "
+        "it may speak (default: 127.0.0.1)")  # fmt: skip
     limits = Limits()
     add("--rate-limit", type=int, default=limits.requests_per_minute, metavar="N",
         help="requests a minute and key, 0 = any (default: %(default)s)")  # fmt: skip

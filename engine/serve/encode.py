@@ -21,7 +21,7 @@ class Format:
     container: str = ""  # FFmpeg's names; none: raw 16-bit little-endian samples
     codec: str = ""
     bit_rate: int = 0
-    options: tuple[tuple[str, str], ...] = ()
+    streamed: tuple[tuple[str, str], ...] = ()  # FFmpeg's options where the end is not known
 
 
 FORMATS = {
@@ -51,8 +51,9 @@ class Encoder:
 
     def _open(self) -> None:
         kind = self.format
+        options = dict(kind.streamed) if isinstance(self._sink, _Outbox) else {}
         self._container = av.open(
-            cast(Any, self._sink), "w", format=kind.container, container_options=dict(kind.options)
+            cast(Any, self._sink), "w", format=kind.container, container_options=options
         )
         self._container.metadata["comment"] = COMMENT
         self._stream = self._container.add_stream(kind.codec, rate=self.sample_rate)

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketClose
 
 from engine.serve.problems import Problem, internal
-from engine.serve.service import ClientGone, Service
+from engine.serve.service import BrokenOff, ClientGone, Service
 
 OPEN = ("/livez", "/readyz")  # everything else needs a key, unless the server has none
 PAGE = ("/", "/page/")  # and these from a server on the loopback only
@@ -66,6 +66,8 @@ class Guard:
             await answer.problem(problem, receive)
         except ClientGone:
             answer.status = 499
+        except BrokenOff as error:
+            log.warning("request %s broken off: %s", answer.id, error)
         except Exception:
             log.exception("request %s failed", answer.id)
             await answer.problem(internal(), receive)  # nothing if an answer has begun

@@ -76,9 +76,7 @@ def protocol(limits: Limits) -> type[H11Protocol]:
             if now >= before:
                 self.transport.abort()
                 return
-            self._write_due = self.loop.call_later(
-                limits.write_stall_s, self._watch_writing, now
-            )
+            self._write_due = self.loop.call_later(limits.write_stall_s, self._watch_writing, now)
 
         def _write_resumed(self) -> None:
             if self._write_due is not None:
@@ -94,6 +92,21 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service) -> None:
         super().__init__(config)
         self.service, self.status = service, 0
+        self._wyoming: Any = None  # a WyomingServer, where one is asked for
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        settings = self.service.settings
+        if self.started and settings.wyoming_port:
+            from engine.serve.stored_voices import StoredVoices
+            from engine.serve.wyoming import WyomingServer
+
+            voices = StoredVoices(self.service)
+            self._wyoming = WyomingServer(
+                self.service.scheduler, lambda: voices, settings.wyoming_host,
+                settings.wyoming_port,
+            )  # fmt: skip
+            await self._wyoming.begin()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -125,6 +138,8 @@ class Server(uvicorn.Server):
         loop, service = asyncio.get_running_loop(), self.service
         service.draining = True
         give_up = loop.create_task(self._give_up())
+        if self._wyoming is not None:
+            await self._wyoming.end()
         while service.sounding:  # uvicorn would close WebSockets in the middle of a word
             await asyncio.sleep(0.05)
         await super().shutdown(sockets)
@@ -147,6 +162,7 @@ def make_server(app: FastAPI, settings: Settings, **options: Any) -> Server:
     limits = settings.limits
     config = uvicorn.Config(
         app, host=settings.host, port=settings.port, http=protocol(limits), ws="websockets-sansio",
+        loop="asyncio",  # uvicorn's choice depends on what else is installed
         timeout_keep_alive=round(limits.keep_alive_s), server_header=False, access_log=False,
         timeout_graceful_shutdown=round(settings.drain_s + 5), log_level="warning",
         limit_concurrency=2 * limits.requests, ws_max_size=limits.field_bytes, lifespan="on",

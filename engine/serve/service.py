@@ -41,6 +41,10 @@ class ClientGone(Exception):
     """The client closed its connection; nobody reads an answer."""
 
 
+class BrokenOff(Exception):
+    """A sound failed after it began: its connection breaks off, so that no file looks whole."""
+
+
 class Service:
     """One server's parts. `close()` when done; the scheduler is closed with it."""
 
@@ -95,7 +99,7 @@ class Service:
         """(id, Voice) by id or name; raises 404 for none, with one text for "not yours"."""
         try:
             if name != DEFAULT:
-                return await asyncio.to_thread(self._stored, name, key)
+                return await asyncio.to_thread(self.load, name, key)
         except VoiceMissing:
             if name not in OPENAI_VOICES:
                 raise missing(name) from None
@@ -113,7 +117,10 @@ class Service:
             self._cache[DEFAULT] = self.engine.default_voice()
         return self._cache[DEFAULT]
 
-    def _stored(self, name: str, key: Key) -> tuple[str, Voice]:
+    def load(self, name: str, key: Key) -> tuple[str, Voice]:
+        """The same without HTTP: raises VoiceMissing or VoiceError; reads the disk."""
+        if name == DEFAULT:
+            return DEFAULT, self._default_voice()
         entry = self.store.find(name, key.name)  # every time: it may have been deleted
         voice = self._cache.get(entry.id)
         if voice is None:

@@ -57,6 +57,8 @@ class Settings:
     voices: Path | None = None  # folder of the voice store; None: `default_voices()`
     metrics_host: str = "127.0.0.1"
     metrics_port: int = 0  # 0: no metrics listener
+    wyoming_host: str = "127.0.0.1"
+    wyoming_port: int = 0  # 0: no Wyoming listener
     drain_lag_s: float = 5.0  # a balancer needs time to see that we are not ready
     drain_s: float = 30.0  # for requests in flight
     limits: Limits = field(default_factory=Limits)

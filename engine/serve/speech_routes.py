@@ -30,7 +30,7 @@ from engine.serve.schemas import (
     deadline_s,
     usage,
 )
-from engine.serve.service import Service, key_of, require, service_of, until_disconnect
+from engine.serve.service import BrokenOff, Service, key_of, require, service_of, until_disconnect
 from engine.speech import Speech
 from engine.voice import Voice
 
@@ -139,10 +139,13 @@ def end_job(service: Service, job: Job, stage: str) -> None:
 async def _audio(body: SpeechRequest, chunks: _Begun) -> AsyncIterator[bytes]:
     """The sound itself. An error on the way breaks it off without an end: never a short file."""
     encoder = Encoder(body.response_format, chunks.job.sample_rate)
-    async with aclosing(chunks.__aiter__()) as source:  # type: ignore[type-var]
-        async for chunk in source:
-            if data := encoder.feed(chunk):
-                yield data
+    try:
+        async with aclosing(chunks.__aiter__()) as source:  # type: ignore[type-var]
+            async for chunk in source:
+                if data := encoder.feed(chunk):
+                    yield data
+    except EngineError as error:
+        raise BrokenOff(str(error)) from error
     yield encoder.finish()
 
 
