@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import resource
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -21,6 +22,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from engine.serve.service import Service
 from engine.serve.settings import Limits, Settings
 
+SPARE_DESCRIPTORS = 256  # for voices, uploads and libraries
 DEVICE_BROKEN = 70  # exit status: a supervisor should start us again
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 log = logging.getLogger("clonewave.serve")
@@ -35,6 +37,9 @@ def protocol(limits: Limits) -> type[H11Protocol]:
 
         def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
             super().connection_made(transport)
+            if len(self.connections) > limits.connections:  # before descriptors run out
+                transport.abort()
+                return
             self._expect_headers()
 
         def data_received(self, data: bytes) -> None:
@@ -165,15 +170,26 @@ def make_server(app: FastAPI, settings: Settings, **options: Any) -> Server:
         loop="asyncio",  # uvicorn's choice depends on what else is installed
         timeout_keep_alive=round(limits.keep_alive_s), server_header=False, access_log=False,
         timeout_graceful_shutdown=round(settings.drain_s + 5), log_level="warning",
-        limit_concurrency=2 * limits.requests, ws_max_size=limits.field_bytes, lifespan="on",
-        proxy_headers=False, **options,
+        limit_concurrency=2 * limits.requests, backlog=128, ws_max_size=limits.field_bytes,
+        lifespan="on", proxy_headers=False, **options,
     )  # fmt: skip
     return Server(config, app.state.service)
+
+
+def allow_descriptors(count: int) -> None:
+    """Raise what the system lets us open if it is too little; asyncio spins when none is left."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < count:
+        most = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < count:
+            log.warning("only %d open files are allowed, %d may be needed", most, count)
 
 
 def serve(app: FastAPI, settings: Settings, **options: Any) -> int:
     """Serve until a signal comes; the exit status."""
     server = make_server(app, settings, **options)
+    allow_descriptors(settings.limits.connections + SPARE_DESCRIPTORS)
     stop_metrics = None
     if settings.metrics_port:
         metrics = app.state.service.metrics

@@ -26,6 +26,7 @@ class Limits:
     keep_alive_s: float = 10.0
     write_stall_s: float = 10.0  # a reader that takes nothing for so long is dropped
     requests: int = 256  # in flight
+    connections: int = 640  # beyond them, new ones are dropped; beyond 2 * requests, refused
     requests_per_minute: int = 60  # of one key; 0 = no limit
     voices: int = 10_000
     voices_per_key: int = 1_000
