@@ -23,7 +23,12 @@ KINDS = ("acoustic", "encoder", "vocoder")
 
 def hashes(weights: Path) -> dict[str, str]:
     """Kind of model -> first 12 hex digits of its file's sha256, which name a voice model."""
-    return {kind: checkpoint.sha256(weights / f"{kind}.safetensors")[:12] for kind in KINDS}
+    files = {kind: weights / f"{kind}.safetensors" for kind in (*KINDS, "spectrum")}
+    return {
+        kind: checkpoint.sha256(path)[:12]
+        for kind, path in files.items()
+        if kind in KINDS or path.is_file()  # a model may come without its spectrum
+    }
 
 
 def measured(weights: Path, results: Path) -> str:
