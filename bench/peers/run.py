@@ -79,7 +79,7 @@ def our_vocoder(measured: bench.Bench) -> Contestant:
     engine = measured.engine
     measured.check_vocoder(engine.network)
     c = engine.config.vocoder
-    call = measured._call(1, 2 * c.band_steps_per_frame)
+    call = measured.call(1, 2 * c.band_steps_per_frame)
     state = engine.network.state()
 
     def run() -> float:
