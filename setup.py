@@ -43,12 +43,14 @@ if SANITIZE:
     LINK += ["-fsanitize=address,undefined"]
 
 
-# Clusters and st.async need 9.0; the plain kernels run from 8.0 on, newer devices by their PTX.
+# Clusters and st.async need 9.0; the plain kernels run from 8.0 on, newer devices by their PTX. A
+# Hopper has code of its own: compiling PTX takes it seconds at the first launch.
 HOPPER = ["-gencode=arch=compute_90a,code=sm_90a"]
-PLAIN = ["-gencode=arch=compute_80,code=[sm_80,compute_80]"]
+PLAIN = ["-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=[sm_90,compute_90]"]
 CUDA_FLAGS = {
     "csrc/cuda/wavenet_ring.cu": HOPPER,
     "csrc/cuda/decoder_cluster.cu": HOPPER,
+    "csrc/cuda/slots.cu": PLAIN,
     "csrc/cuda/wavenet_plain.cu": PLAIN,
     "csrc/cuda/decoder_plain.cu": PLAIN,
 }

@@ -32,11 +32,11 @@ def cuobjdump(option: str) -> str:
 
 def title(mangled: str) -> str:
     """wavenet_ring_kernel<Bfloat16, 64, 128, 4, 1, 0> of a mangled name."""
-    kernel = re.search(r"\d((?:wavenet|decoder)_\w+?_kernel)I", mangled)
+    kernel = re.search(r"\d((?:wavenet_|decoder_|slots)\w*?_kernel)", mangled)
     element = re.search(r"Bfloat16|Float32", mangled)
     numbers = re.findall(r"L[ib](\d+)E", mangled)
     name = kernel.group(1) if kernel else mangled
-    return f"{name}<{', '.join([element.group(0) if element else '?', *numbers])}>"
+    return f"{name}<{', '.join([element.group(0), *numbers])}>" if element else name
 
 
 def main() -> None:

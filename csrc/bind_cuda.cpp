@@ -26,6 +26,11 @@ void wavenet(const std::vector<int>& shape, const std::vector<int>& dilations, u
                                : wavenet_launch_plain(launch.variant, launch.params, on));
 }
 
+void fill_slots(const std::vector<uint64_t>& first, const std::vector<uint64_t>& step, int rows,
+                uintptr_t out, uintptr_t stream) {
+  check(slots_fill(slot_table_of(first, step, rows, out), pointer_at<void>(stream)));
+}
+
 // How many rings the current device holds at once.
 int resident_rings(const std::vector<int>& shape, const std::vector<int>& dilations,
                    uintptr_t weights, uintptr_t floats) {
@@ -53,6 +58,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "CUDA kernels; csrc/cuda/launch.h has the contracts, engine.kernels the API.";
   m.def("wavenet", &wavenet, py::arg("shape"), py::arg("dilations"), py::arg("weights"),
         py::arg("floats"), py::arg("slots"), py::arg("count"), py::arg("stream"));
+  m.def("fill_slots", &fill_slots, py::arg("first"), py::arg("step"), py::arg("rows"),
+        py::arg("out"), py::arg("stream"));
   m.def("resident_rings", &resident_rings, py::arg("shape"), py::arg("dilations"),
         py::arg("weights"), py::arg("floats"));
   m.def("decoder", &decoder, py::arg("sizes"), py::arg("attention_of"), py::arg("matrices"),

@@ -25,6 +25,16 @@ T* pointer_at(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+// first, step: words of a slot, see slots.h.
+inline SlotTable slot_table_of(const std::vector<uint64_t>& first,
+                               const std::vector<uint64_t>& step, int rows, uintptr_t out) {
+  require(first.size() == step.size() && first.size() <= kMaxSlotWords, "slots: wrong words");
+  require(rows >= 0 && rows < (1 << 24), "slots: wrong rows");
+  SlotTable table{pointer_at<uint64_t>(out), static_cast<int>(first.size()), rows, {}, {}};
+  for (size_t i = 0; i < first.size(); ++i) table.first[i] = first[i], table.step[i] = step[i];
+  return table;
+}
+
 struct WaveNetLaunch {
   WaveNetVariant variant;
   WaveNetParams params;

@@ -10,6 +10,9 @@ def wavenet(
     count: int,
     stream: int,
 ) -> None: ...
+def fill_slots(
+    first: Sequence[int], step: Sequence[int], rows: int, out: int, stream: int
+) -> None: ...
 def resident_rings(
     shape: Sequence[int], dilations: Sequence[int], weights: int, floats: int
 ) -> int: ...

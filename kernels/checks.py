@@ -1,4 +1,5 @@
-"""Shape checks shared by the wrappers of every backend. Each raises ValueError with the reason."""
+"""What the wrappers of every backend do to their inputs: shape checks, each raising ValueError with
+the reason, and memory as kernels read it."""
 
 from __future__ import annotations
 
@@ -120,3 +121,12 @@ def check_decoder_generate(
     _require_shape("state.history", state.history, (batch, layers, channels, kernel - 1))
     for name in ("position", "elapsed", "finished"):
         _require_shape(f"state.{name}", getattr(state, name), (batch,))
+
+
+def aligned(tensor: Tensor) -> Tensor:
+    """Contiguous and at an address that kernels may read 16 bytes at a time; copied if need be.
+
+    Every call of a Triton kernel then compiles to the same code, and equal inputs give equal bits.
+    """
+    tensor = tensor.detach().contiguous()
+    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

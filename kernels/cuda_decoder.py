@@ -7,23 +7,18 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from engine.kernels import checks, cuda, native
 from engine.kernels.cuda_pack import DEPTH, interleaved, pack_tiles, padded
+from engine.kernels.cuda_slots import SlotTable
 from engine.kernels.reference_decoder import Decoder, DecoderInputs, DecoderState
 from torch import Tensor
 
 # As struct DecoderSlot of csrc/cuda/decoder_params.h.
-_ADDRESSES = (
-    "attended", "speaker", "keys", "key_bias", "values", "mel", "history", "position", "elapsed",
-    "finished", "hidden", "path", "count",
-)  # fmt: skip
-_SLOT = np.dtype(
-    [
-        ("prenet_bias", "u8", (4,)), *((name, "u8") for name in _ADDRESSES),
-        ("stride", "i8"), ("length", "u8"),
-    ]
+_SLOT = (
+    *(f"prenet_bias_{i}" for i in range(4)), "attended", "speaker", "keys", "key_bias", "values",
+    "mel", "history", "position", "elapsed", "finished", "hidden", "path", "count", "stride",
+    "lengths",
 )  # fmt: skip
 _COLUMNS = 8  # utterances of a group
 
@@ -55,9 +50,9 @@ class Packed:
 
 @dataclass(frozen=True)
 class Call:
-    """One launch: slots on the host, and tensors it needs that nobody else holds."""
+    """One launch: its slots, and memory it needs that nobody else holds."""
 
-    slots: np.ndarray
+    slots: SlotTable
     scratch: Tensor
     steps: int
 
@@ -131,29 +126,15 @@ def make_call(
         hidden: out [batch, steps, C]. path: out [batch, steps] int64. count: out [batch] int64.
     """
     batch, steps, channels = hidden.shape
-    slots = np.zeros(batch, _SLOT)
-
-    def addresses(tensor: Tensor) -> np.ndarray:
-        rows = np.arange(batch, dtype=np.uint64)
-        stride = tensor.stride(0) * tensor.element_size()
-        return np.uint64(tensor.data_ptr()) + rows * np.uint64(stride)
-
-    for i, bias in enumerate(inputs.prenet_bias):
-        slots["prenet_bias"][:, i] = addresses(bias)
-    single = {
-        "attended": inputs.attended, "speaker": inputs.speaker, "hidden": hidden, "path": path,
-        "count": count, **state._asdict(),
-    }  # fmt: skip
-    for name, tensor in single.items():
-        slots[name] = addresses(tensor)
-    folded = {
-        "keys": inputs.folded_keys, "key_bias": inputs.key_bias, "values": inputs.folded_values
-    }
-    for name, tensor in folded.items():
+    tensors = {f"prenet_bias_{i}": bias for i, bias in enumerate(inputs.prenet_bias)}
+    tensors |= {"attended": inputs.attended, "speaker": inputs.speaker, "lengths": inputs.lengths}
+    tensors |= {"hidden": hidden, "path": path, "count": count, **state._asdict()}
+    folded = (inputs.folded_keys, inputs.key_bias, inputs.folded_values)
+    for name, tensor in zip(("keys", "key_bias", "values"), folded, strict=True):
         if len(tensor):
-            slots[name] = addresses(tensor[0])
-    slots["stride"] = batch * inputs.attended.shape[1]
-    slots["length"] = addresses(inputs.lengths)
+            tensors[name] = tensor[0]
+    numbers = {"stride": batch * inputs.attended.shape[1]}
+    slots = SlotTable.of(_SLOT, batch, tensors, numbers)
     groups, layers, past = -(-batch // _COLUMNS), weights.sizes[4], weights.sizes[5] - 1
     room = groups * weights.blocks * layers * past * _COLUMNS * channels
     # Zeros: the padding of an operand's depth is read, and multiplied by zero.
@@ -191,8 +172,8 @@ def generate_with(
     """The op around a launcher: device or emulation."""
     checks.check_decoder_generate(inputs, network, steps, state)
     prenet, *others, lengths = inputs
-    folded = (part.detach().contiguous() for part in others)
-    biases = tuple(part.detach().contiguous() for part in prenet)
+    folded = (checks.aligned(part) for part in others)
+    biases = tuple(checks.aligned(part) for part in prenet)
     dense = DecoderInputs._make([biases, *folded, lengths.contiguous()])
     device, batch = inputs.attended.device, len(lengths)
     hidden = torch.empty(batch, steps, inputs.attended.shape[2], device=device)
@@ -201,8 +182,7 @@ def generate_with(
     if batch and steps:
         weights = packed(network, blocks, device)
         launch(weights, make_call(weights, dense, state, hidden, path, count))
-    made = int(count.max()) if batch else 0
-    return hidden[:, :made].clone(), path[:, :made].clone(), count
+    return hidden, path, count
 
 
 def decoder_generate(
@@ -210,9 +190,10 @@ def decoder_generate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """CUDA form of reference_decoder.decoder_generate; see it for shapes and units.
 
-    What lies beyond an utterance's count is 0 in hidden and its last position in path. Waits for
-    the launch, to know how many steps were made. Numerics: `network.precision` with float32
-    accumulation and residual stream; equal bits whatever the batch and the size of the calls.
+    n = `steps`, whatever was needed, because nothing waits for the device: a CUDA graph can hold
+    the call. What lies beyond an utterance's count is 0 in hidden and its last position in path.
+    Numerics: `network.precision` with float32 accumulation and residual stream; equal bits
+    whatever the batch and the size of the calls.
     Raises:
         ValueError: shapes that do not fit each other, a text without symbols.
         RuntimeError: the driver refused the launch; the text names its error.
@@ -224,18 +205,10 @@ def decoder_generate(
 def launch_call(weights: Packed, call: Call) -> None:
     """Run a call on the current stream of the weights' device; returns before it has finished."""
     device = weights.weights.device
-    slots = torch.from_numpy(call.slots.view(np.uint8)).to(device)
-    launch_device_slots(weights, slots, call.scratch, len(call.slots), call.steps)
-
-
-def launch_device_slots(
-    weights: Packed, slots: Tensor, scratch: Tensor, count: int, steps: int
-) -> None:
-    """The same with slots that are on the device already, as a captured graph needs them."""
-    device = weights.weights.device
+    slots = call.slots.on_device(device)
     stream = torch.cuda.current_stream(device)
     with torch.cuda.device(device):
         native.cuda_module().decoder(
-            *weights.arguments, scratch.data_ptr(), slots.data_ptr(), count, steps,
+            *weights.arguments, call.scratch.data_ptr(), slots.data_ptr(), len(slots), call.steps,
             stream.cuda_stream,
         )  # fmt: skip

@@ -5,24 +5,22 @@ Contract: csrc/cuda/launch.h.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from engine.kernels import checks, cuda, native
 from engine.kernels.cuda_pack import TILE, pack_wavenet, padded
+from engine.kernels.cuda_slots import SlotTable
 from engine.kernels.reference import WaveNet, WaveNetState
 from torch import Tensor
 
 # As struct WaveNetSlot of csrc/cuda/wavenet_params.h.
-_SLOT = np.dtype(
-    [
-        *((n, "u8") for n in ("conditioning", "randomness", "out", "last", "history", "step")),
-        ("stride", "i8"), ("seed", "u8"), ("stream", "u4"), ("steps", "i4"),
-    ]
+SLOT = (
+    "conditioning", "randomness", "out", "last", "history", "step", "stride", "seed",
+    "stream_and_steps", "frames",
 )  # fmt: skip
 # Sizes (R, S) the kernels are compiled for.
 SIZES = ((32, 64), (64, 128), (64, 256), (128, 128), (128, 256))
@@ -114,37 +112,26 @@ def time_major(conditioning: Tensor) -> Tensor:
     return conditioning.detach().permute(0, 3, 1, 2).contiguous()
 
 
-def make_slots(
-    conditioning: Tensor, randomness: Tensor | None, out: Tensor, state: WaveNetState,
-    steps: Sequence[int] | None = None, seeds: Sequence[tuple[int, int]] = (),
-) -> np.ndarray:  # fmt: skip
-    """One slot for every row: addresses, and how many steps (all of `out` if not given).
+def slot_table(
+    conditioning: Tensor, randomness: Tensor | None, out: Tensor, state: WaveNetState
+) -> SlotTable:
+    """One slot for every row, each to fill its `out`.
 
     Args:
         conditioning: [batch, frames, layers, 2R], contiguous.
-        randomness: [batch, bands, band_steps], contiguous; None = drawn in the kernel from `seeds`,
-            a (seed, stream) for every row, as `gaussian_noise` does.
+        randomness: [batch, bands, band_steps], contiguous; None = drawn in the kernel, from the
+            slots' `seed` and `stream` as `gaussian_noise` draws.
         out: [batch, bands, band_steps], contiguous.
         state: updated in place by the launch.
     """
-    batch, _, length = out.shape
-    slots = np.zeros(batch, _SLOT)
-
-    def addresses(tensor: Tensor) -> np.ndarray:
-        rows = np.arange(batch, dtype=np.uint64)
-        stride = tensor.stride(0) * tensor.element_size()
-        return np.uint64(tensor.data_ptr()) + rows * np.uint64(stride)
-
-    slots["conditioning"], slots["out"] = addresses(conditioning), addresses(out)
-    for name in ("last", "history", "step"):
-        slots[name] = addresses(getattr(state, name))
-    slots["stride"] = length
-    slots["steps"] = length if steps is None else steps
+    batch, _, steps = out.shape
+    tensors = {"conditioning": conditioning, "out": out, **state._asdict()}
     if randomness is not None:
-        slots["randomness"] = addresses(randomness)
-    else:
-        slots["seed"], slots["stream"] = zip(*seeds, strict=True)
-    return slots
+        tensors["randomness"] = randomness
+    numbers = {
+        "stride": steps, "stream_and_steps": steps << 32, "frames": conditioning.shape[1]
+    }
+    return SlotTable.of(SLOT, batch, tensors, numbers)
 
 
 def unsupported(network: WaveNet) -> str | None:
@@ -170,11 +157,13 @@ def why_not(
         return reason
     if not all(part.is_contiguous() and part.is_cuda for part in state):
         return "state is updated in place and must be contiguous, on the device"
+    if state.history.data_ptr() % 16:
+        return "the history must be 16-byte aligned"
     return None
 
 
 def generate_with(
-    launch: Callable[[Packed, np.ndarray], None], conditioning: Tensor, randomness: Tensor,
+    launch: Callable[[Packed, SlotTable], None], conditioning: Tensor, randomness: Tensor,
     network: WaveNet, state: WaveNetState, schedule: Schedule,
 ) -> Tensor:  # fmt: skip
     """The op around a launcher of packed weights and slots: device or emulation."""
@@ -183,7 +172,7 @@ def generate_with(
     frames, noise = time_major(conditioning), randomness.detach().contiguous()
     out = torch.empty_like(noise)
     if out.numel():
-        launch(weights, make_slots(frames, noise, out, state))
+        launch(weights, slot_table(frames, noise, out, state))
     return out
 
 
@@ -192,28 +181,27 @@ def wavenet_generate(
 ) -> Tensor:
     """CUDA form of reference.wavenet_generate; see it for shapes and units.
 
-    Cost: one transposition of the conditioning and one copy of the slots per call. Numerics:
-    `network.precision` with float32 accumulation, residual stream, skip sum and head; equal bits
-    whatever the batch, the slot and the size of the calls.
+    Cost: one transposition of the conditioning and two launches a call; nothing waits for the
+    device or copies from the host, so a CUDA graph can hold it. Steps beyond the conditioning give
+    NaN. Numerics: `network.precision` with float32 accumulation, residual stream, skip sum and
+    head; equal bits whatever the batch, the slot and the size of the calls.
     Raises:
-        ValueError: shapes that do not fit each other, or too few conditioning frames.
+        ValueError: shapes that do not fit each other.
         RuntimeError: the driver refused the launch; the text names its error.
     """
     schedule = schedule_of(network, torch.cuda.get_device_capability(conditioning.device))
-    return generate_with(launch_slots, conditioning, randomness, network, state, schedule)
+    return generate_with(launch_table, conditioning, randomness, network, state, schedule)
 
 
-def launch_slots(weights: Packed, slots: np.ndarray) -> None:
-    """Run slots on the current stream of the weights' device; returns before it has finished."""
-    device = weights.weights.device
-    on_device = torch.from_numpy(slots.view(np.uint8)).to(device)
-    launch_device_slots(weights, on_device, len(slots))
+def launch_table(weights: Packed, table: SlotTable) -> None:
+    """Run a batch on the current stream of the weights' device; returns before it has finished."""
+    launch_slots(weights, table.on_device(weights.weights.device))
 
 
-def launch_device_slots(weights: Packed, slots: Tensor, count: int) -> None:
-    """The same with slots that are on the device already, as a captured graph needs them."""
+def launch_slots(weights: Packed, slots: Tensor) -> None:
+    """The same with slots [count, words] int64 on the device, each of its own steps."""
     stream = torch.cuda.current_stream(weights.weights.device)
     with torch.cuda.device(weights.weights.device):
         native.cuda_module().wavenet(
-            *weights.arguments, slots.data_ptr(), count, stream.cuda_stream
+            *weights.arguments, slots.data_ptr(), len(slots), stream.cuda_stream
         )

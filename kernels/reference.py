@@ -263,6 +263,8 @@ def wavenet_generate(
     Args:
         conditioning: [batch, layers, 2R, frames], mel projection and biases. The first band step
             of this call reads column 0 at step `state.step % band_steps_per_frame` of its frame.
+            Columns that do not last are a ValueError on a CPU, and NaN from the first step without
+            one on a device, where nothing waits for a check.
         randomness: [batch, bands, band_steps]: standard normal noise, or for the softmax head
             (odd number of outputs per band, or bands = 1 and more than 2 outputs) uniforms [0, 1).
         network: the model.

@@ -128,7 +128,8 @@ def decoder_generate(
         state: updated in place; rows of finished utterances no longer matter.
     Returns:
         hidden [batch, n, C]; path [batch, n] int64, attended symbol of each step; count [batch]
-        int64, valid steps of this call (n = the largest).
+        int64, valid steps of this call. n is the largest count here; a backend that would have to
+        wait for a device to know it gives `steps`, with 0 in hidden beyond a count.
     Source: arXiv:1710.07654, section 3.5 and appendix B.
     """
     hidden, path = [], []

@@ -67,12 +67,3 @@ def implementation(module: str, name: str) -> Impl:
         return _refuses(args) or load(f"{name}_why_not")(*args)
 
     return Impl(lambda *args: load(name)(*args), reason)
-
-
-def aligned(tensor: Tensor) -> Tensor:
-    """Contiguous and at an address that kernels may read 16 bytes at a time; copied if need be.
-
-    Every call then compiles to the same code, and equal inputs give equal bits.
-    """
-    tensor = tensor.detach().contiguous()
-    return tensor if tensor.data_ptr() % 16 == 0 else tensor.clone()

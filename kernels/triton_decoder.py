@@ -14,9 +14,8 @@ import torch
 import triton
 import triton.language as tl
 from engine.kernels import triton_backend
-from engine.kernels.checks import check_decoder_generate
+from engine.kernels.checks import aligned, check_decoder_generate
 from engine.kernels.reference_decoder import Decoder, DecoderInputs, DecoderState
-from engine.kernels.triton_backend import aligned
 from engine.kernels.triton_products import matrix, pack, quantise, times
 from torch import Tensor
 from torch.nn.functional import pad
@@ -316,9 +315,8 @@ def decoder_generate(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Triton form of reference_decoder.decoder_generate; see it for shapes and units.
 
-    What lies beyond an utterance's count is 0 in hidden and its last position in path. The sizes of
-    the results are known when all have ended, so the call waits for the device once, at its end;
-    in a CUDA graph it cannot, and n = `steps`.
+    n = `steps`, whatever was needed, because nothing waits for the device: a CUDA graph can hold
+    the call. What lies beyond an utterance's count is 0 in hidden and its last position in path.
     Numerics: `network.precision` as in `triton_wavenet`; equal bits whatever the batch, the slot
     and the size of the calls.
     Raises:
@@ -348,8 +346,5 @@ def decoder_generate(
             len(network.weights.elapsed), scratch_row, **v, PRENETS=len(prenet_bias), AREA=area,
             num_warps=WARPS, num_stages=1, enable_fp_fusion=True,
         )  # fmt: skip
-    if not (hidden.is_cuda and torch.cuda.is_current_stream_capturing()):
-        made = int(count.max())
-        hidden, path = hidden[:, :made], path[:, :made]
     beyond = torch.arange(path.shape[1], device=device) >= count[:, None]
     return hidden, torch.where(beyond, state.position[:, None], path), count

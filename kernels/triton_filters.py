@@ -7,12 +7,12 @@ import triton
 import triton.language as tl
 from engine.kernels import triton_backend
 from engine.kernels.checks import (
+    aligned,
     check_gaussian_noise,
     check_lpc_synthesis,
     check_pqmf_synthesis,
     check_stream_noise,
 )
-from engine.kernels.triton_backend import aligned
 from torch import Tensor
 
 BLOCK = 512

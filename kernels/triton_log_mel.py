@@ -13,8 +13,7 @@ from functools import lru_cache
 import torch
 import triton
 import triton.language as tl
-from engine.kernels.checks import check_log_mel
-from engine.kernels.triton_backend import aligned
+from engine.kernels.checks import aligned, check_log_mel
 from torch import Tensor
 
 FRAMES, BINS, HALF = 16, 64, 32  # frames, spectrum bins and sample pairs of a tile

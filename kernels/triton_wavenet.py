@@ -14,9 +14,8 @@ import torch
 import triton
 import triton.language as tl
 from engine.kernels import triton_backend
-from engine.kernels.checks import check_wavenet_generate
+from engine.kernels.checks import aligned, check_wavenet_generate
 from engine.kernels.reference import WaveNet, WaveNetState
-from engine.kernels.triton_backend import aligned
 from engine.kernels.triton_products import matrix, pack, quantise, tanh, times, times_both
 from torch import Tensor
 
@@ -235,6 +234,12 @@ def _generate(
         frame += (within == per_frame).to(tl.int32)
         within = tl.where(within == per_frame, 0, within)
         tl.debug_barrier()  # this step's history before the next one's reads
+    # Steps beyond the conditioning were made of its last column: NaN, outside the loop for speed.
+    lasts = (steps + (frames - frame) * per_frame - within)[:, None]
+    for t in range(tl.maximum(tl.min(lasts), 0), steps):
+        tl.store(out + at_band + t, float("nan"), band & inside & (t >= lasts))
+    older = tl.where(steps - 1 > lasts, float("nan"), older)
+    newer = tl.where(steps > lasts, float("nan"), newer)
     tl.store(at_last, older, band & inside)
     tl.store(at_last + 1, newer, band & inside)
     tl.store(step + row, tl.load(step + row) + steps, rows < batch)
@@ -263,7 +268,8 @@ def wavenet_generate(
     """Triton form of reference.wavenet_generate; see it for shapes and units.
 
     Cost: one launch; a transposition of the conditioning unless it is time-major in memory, that
-    is contiguous as [batch, frames, layers, 2R]. Nothing waits for the device.
+    is contiguous as [batch, frames, layers, 2R]. Nothing waits for the device. Steps beyond the
+    conditioning give NaN.
     Numerics: weights and matrix inputs in `network.precision` (int8: weights only, with a scale a
     row, on bfloat16 inputs; one stream per program: inputs in float32), all else float32. Equal
     bits whatever the batch, the slot and the size of the calls.
@@ -282,6 +288,6 @@ def wavenet_generate(
             *packed(network), time_major, aligned(randomness), *state, out, batch, steps,
             time_major.shape[1], len(network.dilations), network.band_steps_per_frame,
             sum(network.dilations), **variant, num_warps=variant["WARPS"], num_stages=1,
-            enable_fp_fusion=True,
+            maxnreg=255, enable_fp_fusion=True,  # a program has the processor to itself
         )  # fmt: skip
     return out

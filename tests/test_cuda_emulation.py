@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from compare import sampled, teacher_forced
+from device_spy import NoWaiting
 from engine.kernels import WaveNetState, cuda_decoder, cuda_wavenet
 from engine.kernels.cuda_wavenet import Schedule
 
@@ -45,32 +46,36 @@ def emulation():
     return build.load()
 
 
-def wavenet(emulation, schedule, inputs, network, state=None, seed=0, **slots):
-    """wavenet_generate in the emulation; `slots`: steps and seeds of make_slots."""
+def wavenet(emulation, schedule, inputs, network, state=None, seed=0):
+    """wavenet_generate in the emulation."""
     conditioning, randomness = inputs
     state = state or network.state(len(conditioning))
 
-    def launch(weights, made):
-        emulation.wavenet(*weights.arguments, made.ctypes.data, len(made), seed)
+    def launch(weights, table):
+        slots = table.on_host()
+        emulation.wavenet(*weights.arguments, slots.ctypes.data, len(slots), seed)
 
-    if not slots:
-        return cuda_wavenet.generate_with(
-            launch, conditioning, randomness, network, state, schedule
-        )
-    out = torch.full(slots.pop("size"), float("nan"))
-    frames = cuda_wavenet.time_major(conditioning)
-    launch(
-        cuda_wavenet.packed(network, schedule, out.device),
-        cuda_wavenet.make_slots(frames, randomness, out, state, **slots),
-    )
+    return cuda_wavenet.generate_with(launch, conditioning, randomness, network, state, schedule)
+
+
+def wavenet_slots(emulation, schedule, inputs, network, state, size, **words):
+    """The launch of slots that differ in the given words."""
+    conditioning, randomness = inputs
+    out, frames = torch.full(size, float("nan")), cuda_wavenet.time_major(conditioning)
+    slots = cuda_wavenet.slot_table(frames, randomness, out, state).on_host()
+    for name, values in words.items():
+        slots[:, cuda_wavenet.SLOT.index(name)] = values
+    weights = cuda_wavenet.packed(network, schedule, out.device)
+    emulation.wavenet(*weights.arguments, slots.ctypes.data, len(slots), 0)
     return out
 
 
 def decoder(emulation, inputs, network, steps, state, blocks, seed=0, room=ROOM):
     def launch(weights, call):
+        slots = call.slots.on_host()
         emulation.decoder(
-            *weights.arguments, call.scratch.data_ptr(), call.slots.ctypes.data, len(call.slots),
-            call.steps, room, seed,
+            *weights.arguments, call.scratch.data_ptr(), slots.ctypes.data, len(slots), call.steps,
+            room, seed,
         )  # fmt: skip
 
     return cuda_decoder.generate_with(launch, inputs, network, steps, state, blocks)
@@ -143,9 +148,9 @@ def test_slots_end_at_their_own_steps_and_empty_ones_stay_untouched(emulation):
     network = cases.make_network(SMALL, "bfloat16")
     conditioning, noise = cases.make_inputs(SMALL, batch=4, steps=12)
     state = network.state(4)
-    made = wavenet(
-        emulation, RING, (conditioning, noise), network, state, size=noise.shape,
-        steps=[12, 5, 0, 1],
+    made = wavenet_slots(
+        emulation, RING, (conditioning, noise), network, state, noise.shape,
+        stream_and_steps=[steps << 32 for steps in (12, 5, 0, 1)],
     )  # fmt: skip
     assert state.step.tolist() == [12, 5, 0, 1]
     assert not state.history[2].any() and made[2].isnan().all() and made[1, :, 5:].isnan().all()
@@ -157,15 +162,68 @@ def test_slots_end_at_their_own_steps_and_empty_ones_stay_untouched(emulation):
     assert torch.equal(torch.cat([made[1:2, :, :5], rest], -1), whole)
 
 
+@pytest.mark.parametrize("schedule", [PLAIN, RING], ids=str)
+@pytest.mark.parametrize("shape", [SMALL, CODES], ids=["gaussian", "softmax"])
+def test_steps_beyond_the_conditioning_give_nan(emulation, shape, schedule):
+    if shape.codes and schedule is RING:
+        pytest.skip("the softmax head is emulated without a ring")
+    network = cases.make_network(shape, "bfloat16" if schedule is RING else "float32")
+    conditioning, noise = cases.make_inputs(shape, batch=1, steps=20)
+    state = network.state()
+    state.step[0] = 3  # of a frame of 7 steps: 4 + 7 are left in two frames
+    whole = wavenet(emulation, schedule, (conditioning, noise[..., :11]), network, state)
+    late = network.state()
+    late.step[0] = 3
+    made = wavenet_slots(
+        emulation, schedule, (conditioning, noise[..., :14].contiguous()), network, late,
+        (1, noise.shape[1], 14), frames=2,
+    )  # fmt: skip
+    assert torch.equal(made[..., :11], whole) and made[..., 11:].isnan().all()
+    assert late.last.isnan().all() and late.step.tolist() == [17]
+
+
+def test_slots_filled_on_the_device_are_those_of_the_host(emulation):
+    network = cases.make_network(SMALL)
+    inputs = cases.make_inputs(SMALL, batch=37, steps=4)
+    table = cuda_wavenet.slot_table(
+        cuda_wavenet.time_major(inputs[0]), inputs[1], torch.empty(37, 4, 4), network.state(37)
+    )
+    filled = np.zeros((37, len(cuda_wavenet.SLOT)), np.uint64)
+    emulation.fill_slots(table.first, table.step, 37, filled.ctypes.data)
+    np.testing.assert_array_equal(filled, table.on_host())
+    assert filled[36, 0] == filled[0, 0] + 36 * inputs[0][0].numel() * 4
+
+
+def test_a_call_waits_for_nothing_and_copies_nothing_but_its_inputs():
+    """So that a CUDA graph can hold it; the launchers read addresses and numbers only."""
+    network, decoder_network = cases.make_network(SMALL), decoder_cases.make_decoder(DECODER)
+    conditioning, noise = cases.make_inputs(SMALL, batch=3, steps=9)
+    state, decoder_state = network.state(3), decoder_network.state(len(LENGTHS))
+    texts = decoder_cases.make_texts(DECODER, LENGTHS)
+    cuda_wavenet.packed(network, RING, noise.device)
+    cuda_decoder.packed(decoder_network, 2, noise.device)
+    launched = []
+    launch = lambda _weights, what: launched.append(what)  # noqa: E731
+    with NoWaiting() as spy:
+        cuda_wavenet.generate_with(launch, conditioning, noise, network, state, RING)
+        hidden, path, _ = cuda_decoder.generate_with(
+            launch, texts, decoder_network, 400, decoder_state, 2
+        )
+    assert len(launched) == 2 and spy.operations > 5
+    assert hidden.shape[1] == path.shape[1] == 400
+
+
 def test_noise_drawn_in_the_kernel_is_that_of_gaussian_noise(emulation):
     network = cases.make_network(SMALL, "float32")
     conditioning, _ = cases.make_inputs(SMALL, batch=2, steps=12)
     seeds = [(2**64 - 1, 7), (3, 2**32 - 1)]
     noise = torch.stack([kernels.gaussian_noise(*seed, 0, 12, 4) for seed in seeds])
     expected = wavenet(emulation, PLAIN, (conditioning, noise), network)
-    drawn = wavenet(
-        emulation, PLAIN, (conditioning, None), network, size=noise.shape, seeds=seeds
-    )
+    drawn = wavenet_slots(
+        emulation, PLAIN, (conditioning, None), network, network.state(2), noise.shape,
+        seed=[seed for seed, _ in seeds],
+        stream_and_steps=[12 << 32 | stream for _, stream in seeds],
+    )  # fmt: skip
     torch.testing.assert_close(drawn, expected, atol=1e-5, rtol=0)
 
 

@@ -3,12 +3,15 @@
 Skipped without a GPU; with --require-backends=triton,cuda a backend that cannot run is a failure.
 """
 
+from contextlib import contextmanager
+
 import cases
 import decoder_cases
 import numpy as np
 import pytest
 import torch
 from compare import sampled, teacher_forced
+from engine.kernels import cuda_wavenet
 from tiny import make_weights
 
 from engine import Engine, kernels
@@ -117,6 +120,80 @@ def test_decoder_takes_the_path_of_the_definition(backend, name):
         assert torch.equal(again[0][row, :steps], hidden[row, :steps])
 
 
+@contextmanager
+def waiting_is_an_error():
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize("precision", GATES)
+def test_a_graph_holds_the_vocoder_chunk_after_chunk(backend, precision):
+    network, _ = wavenet(cases.DEFAULT, precision)
+    conditioning, noise = (part.cuda() for part in cases.make_inputs(cases.DEFAULT, 11, 256))
+    whole = generate(conditioning, noise, network, network.state(11), backend)
+    state = network.state(11)
+    chunk = lambda i: (  # noqa: E731
+        conditioning[..., i : i + 1].contiguous(), noise[..., 64 * i : 64 * i + 64].contiguous()
+    )
+    replay = Replay(lambda c, n: (generate(c, n, network, state, backend),), chunk(0), state)
+    with waiting_is_an_error():
+        made = [replay(*chunk(i))[0].clone() for i in range(4)]
+    assert torch.equal(torch.cat(made, -1), whole)
+
+
+def test_a_graph_holds_the_decoder(backend):
+    shape = decoder_cases.DEFAULT
+    host, inputs = decoder_cases.make_decoder(shape), decoder_cases.make_texts(shape, LENGTHS)
+    network = kernels.Decoder(
+        moved(host.weights), host.attention_layers, host.window, host.max_hold
+    )
+    inputs, state, op = moved(inputs), network.state(len(LENGTHS)), kernels.decoder_generate
+    if reason := op.impls[backend].why_not(inputs, network, 64, state):
+        pytest.skip(f"{backend} does not take this network: {reason}")
+    whole = op(inputs, network, 64, network.state(len(LENGTHS)), backend=backend)
+    replay = Replay(lambda: op(inputs, network, 64, state, backend=backend), (), state)
+    with waiting_is_an_error():
+        made = replay()
+    for ours, expected in zip(made, whole, strict=True):
+        assert torch.equal(ours, expected)
+
+
+def test_steps_beyond_the_conditioning_give_nan(backend):
+    network, _ = wavenet(cases.DEFAULT, "bfloat16")
+    conditioning, noise = (part.cuda() for part in cases.make_inputs(cases.DEFAULT, 3, 100))
+    state = network.state(3)
+    state.step[1] = 30
+    made = generate(conditioning[..., :1], noise, network, state, backend)
+    for row, known in enumerate((64, 34, 64)):
+        assert made[row, :, :known].isfinite().all() and made[row, :, known:].isnan().all()
+
+
+def test_slots_of_a_launch_differ_in_their_steps_and_are_filled_on_the_device(device):
+    if reason := kernels.backends()["cuda"]:
+        pytest.skip(reason)
+    network, _ = wavenet(cases.DEFAULT, "bfloat16")
+    conditioning, noise = (part.cuda() for part in cases.make_inputs(cases.DEFAULT, 12, 100))
+    schedule = cuda_wavenet.schedule_of(network, torch.cuda.get_device_capability())
+    weights = cuda_wavenet.packed(network, schedule, conditioning.device)
+    frames = cuda_wavenet.time_major(conditioning)
+    whole = generate(conditioning, noise, network, network.state(12), "cuda")
+    out, state = torch.full_like(whole, float("nan")), network.state(12)
+    table = cuda_wavenet.slot_table(frames, noise, out, state)
+    slots = table.on_device(out.device)
+    np.testing.assert_array_equal(slots.cpu().numpy().view(np.uint64), table.on_host())
+    steps = torch.tensor([100, 0, 3, 64, 65, 1, 99, 2, 100, 17, 0, 50]).cuda()
+    slots[:, cuda_wavenet.SLOT.index("stream_and_steps")] = steps << 32
+    cuda_wavenet.launch_slots(weights, slots)
+    assert torch.equal(state.step, steps)
+    for row, count in enumerate(steps.tolist()):
+        assert torch.equal(out[row, :, :count], whole[row, :, :count])
+        assert out[row, :, count:].isnan().all()
+
+
 def test_stream_noise_is_the_same_everywhere(device):
     named = [torch.tensor(column) for column in ([7, -1, 3], [1, 2**32 - 1, 0], [0, 2**33, 5])]
     expected = kernels.stream_noise(*named, 300, 5, backend="reference")
@@ -184,14 +261,10 @@ def test_the_host_waits_for_nothing_and_memory_stays(device, engines):
     voices = [(engines[0], torch.randn(16))] * 3
     speak = lambda: path.synthesize(TEXTS, voices, [1.0] * 3, [0] * 3)  # noqa: E731
     speak()
-    torch.cuda.synchronize()
     before = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
+    with waiting_is_an_error():
         for _ in range(5):
             speak()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
     torch.cuda.synchronize()
     assert torch.cuda.memory_allocated() <= before[0] + 2**20
     assert torch.cuda.memory_reserved() == before[1]

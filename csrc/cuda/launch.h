@@ -4,6 +4,7 @@
 #include <cstddef>
 
 #include "decoder_params.h"
+#include "slots.h"
 #include "wavenet_params.h"
 
 namespace clonewave {
@@ -59,6 +60,9 @@ const char* wavenet_launch_ring(const WaveNetVariant& variant, const WaveNetPara
                                 void* stream);
 const char* wavenet_launch_plain(const WaveNetVariant& variant, const WaveNetParams& params,
                                  void* stream);
+// Fills a table of slots on the device; the launch that reads it follows on the same stream.
+const char* slots_fill(const SlotTable& table, void* stream);
+
 // The same for the decoder: in clusters of params.blocks > 1, or one block for eight utterances.
 const char* decoder_launch_cluster(bool float32, const DecoderParams& params, void* stream);
 const char* decoder_launch_plain(bool float32, const DecoderParams& params, void* stream);

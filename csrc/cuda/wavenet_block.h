@@ -76,6 +76,7 @@ struct RingBlock {
     float* history;
     int64_t step;
     int steps, begin;
+    int lasts;  // steps that the conditioning lasts for, at most `steps`
   };
   static_assert(sizeof(Column) * kColumns <= 512, "columns");
 

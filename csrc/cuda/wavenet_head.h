@@ -16,10 +16,11 @@ DEVICE float randomness_at(Ring& r, int c, int band, int t) {
 }
 
 // Writes the output, and at the end of a column what the next launch needs of it. `fed` is what
-// goes back into the network.
+// goes back into the network; returns it, or NaN where the conditioning has ended.
 template <class Ring>
-DEVICE void emit(Ring& r, int c, int band, int t, float value, float fed, float& newest) {
+DEVICE float emit(Ring& r, int c, int band, int t, float value, float fed, float& newest) {
   const int steps = r.columns()[c].steps;
+  if (t >= r.columns()[c].lasts) value = fed = NAN;  // seen at once, and no wait for a check
   if (t < steps) {
     const WaveNetSlot& slot = r.slot(c);
     slot.out[band * slot.stride + t] = value;
@@ -29,6 +30,7 @@ DEVICE void emit(Ring& r, int c, int band, int t, float value, float fed, float&
     }
   }
   newest = fed;
+  return fed;
 }
 
 // relu(skip + bias), the head's first operand: the other blocks' shares in order, then our own.
@@ -98,7 +100,7 @@ DEVICE void sample_gaussian(Ring& r, int t, const float (&acc)[4], const float (
   UNROLL
   for (int i = 0; i < 2; ++i) {
     y[i] = acc[i] + expf(acc[2 + i]) * noise[i];
-    emit(r, r.at.column(i), r.at.row, t, y[i], y[i], r.newest[i]);
+    y[i] = emit(r, r.at.column(i), r.at.row, t, y[i], y[i], r.newest[i]);
   }
   feed_back(r, r.at.row, t, r.at.column(0), y, 2);
 }
@@ -131,8 +133,8 @@ DEVICE void sample_softmax(Ring& r, int t, float uniform) {
   }
   for (int mask = kWarp / 2; mask; mask /= 2) found = fminf(found, shuffle_xor(found, mask));
   if (r.at.lane) return;
-  const float fed = 2.0f * found / static_cast<float>(r.p.codes - 1) - 1.0f;
-  emit(r, c, 0, t, found, fed, r.newest[0]);
+  float fed = 2.0f * found / static_cast<float>(r.p.codes - 1) - 1.0f;
+  fed = emit(r, c, 0, t, found, fed, r.newest[0]);
   feed_back(r, 0, t, c, &fed, 1);
 }
 

@@ -13,7 +13,7 @@ DEVICE void add_conditioning(Ring& r, float (&acc)[4], int l, int tile, int t) {
   UNROLL
   for (int i = 0; i < 2; ++i) {
     const auto& column = r.columns()[r.at.column(i)];
-    if (t >= column.steps) continue;
+    if (t >= column.lasts) continue;
     const int64_t frame = static_cast<unsigned>(column.begin + t) / r.p.steps_per_frame;
     const float* from = column.conditioning + (frame * r.p.layers + r.first + l) * 2 * R;
     acc[i] += load_global(from + 8 * tile + r.at.row);

@@ -22,6 +22,7 @@ struct WaveNetSlot {
   uint64_t seed;              // of noise drawn in the kernel
   uint32_t stream;
   int32_t steps;              // band steps to generate, 0 = an empty slot
+  int64_t frames;             // of the conditioning; steps beyond them give NaN
 };
 
 struct WaveNetParams {

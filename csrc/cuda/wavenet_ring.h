@@ -70,8 +70,10 @@ DEVICE void load_columns(Ring& r) {
     typename Ring::Column column{};
     if (r.group * kColumns + c < r.p.count) {
       const WaveNetSlot& slot = r.slot(c);
-      column = {slot.conditioning, slot.history, *slot.step, slot.steps,
-                static_cast<int>(*slot.step % r.p.steps_per_frame)};
+      const int begin = static_cast<int>(*slot.step % r.p.steps_per_frame);
+      const int64_t known = slot.frames * r.p.steps_per_frame - begin;
+      column = {slot.conditioning, slot.history, *slot.step, slot.steps, begin,
+                known < slot.steps ? static_cast<int>(known) : slot.steps};
     }
     r.columns()[c] = column;
     for (int band = 0; band < r.p.bands; ++band) {

@@ -354,7 +354,9 @@ class Acoustic(nn.Module):
         hidden, path, steps = kernels.decoder_generate(
             inputs, network, limit, network.state(len(text_ids)), backend=backend
         )
-        return Generated(self.mel(hidden, steps, speaker_embedding), path, steps)
+        most = int(steps.max())  # of a device: the one value that is waited for
+        mel = self.mel(hidden[:, :most], steps, speaker_embedding)
+        return Generated(mel, path[:, :most], steps)
 
     def mel(self, hidden: Tensor, steps: Tensor, speaker_embedding: Tensor) -> Tensor:
         """Log-mel [batch, n_mels, frames] of decoder states [batch, steps, C].

@@ -60,6 +60,13 @@ void decoder(const std::vector<int>& sizes, const std::vector<int>& attention_of
   }
 }
 
+void fill_slots(const std::vector<uint64_t>& first, const std::vector<uint64_t>& step, int rows,
+                uintptr_t out) {
+  const SlotTable table = slot_table_of(first, step, rows, out);
+  const int threads = (table.words * rows + kThreads - 1) / kThreads * kThreads;
+  for (int i = 0; i < threads; ++i) fill_word(table, i);
+}
+
 // Two blocks that do one thing wrong, to see that the emulator sees it.
 void faulty(const std::string& what) {
   alignas(16) static const float source[4] = {};
@@ -95,6 +102,7 @@ void faulty(const std::string& what) {
 PYBIND11_MODULE(_emulation, m) {
   m.def("wavenet", &wavenet);
   m.def("decoder", &decoder);
+  m.def("fill_slots", &fill_slots);
   m.def("faulty", &faulty);
   py::register_exception<emulator::Fault>(m, "Fault", PyExc_RuntimeError);
 }

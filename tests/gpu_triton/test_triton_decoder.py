@@ -58,7 +58,7 @@ def test_whole_utterances_take_the_path_of_the_reference(device):
     network = make(shape, "float32", 1, device)
     state = network.state(3)
     hidden, our_path, our_count = generate(inputs, network, state=state)
-    assert torch.equal(our_count, count) and hidden.shape == exact.shape
+    assert torch.equal(our_count, count) and hidden.shape[1] == our_path.shape[1] == 40
     assert state.finished.all() and len(set(count.tolist())) > 1
     for row, steps in enumerate(count.tolist()):
         assert torch.equal(our_path[row, :steps], path[row, :steps])
@@ -88,8 +88,7 @@ def test_bits_depend_neither_on_chunks_nor_on_the_batch_nor_on_what_lies_beyond(
     assert torch.equal(at, count) and torch.equal(made, hidden)
     assert all(torch.equal(a, b) for a, b in zip(state, chunked, strict=True))
     alone, alone_path, _ = generate(cases.rows_of(inputs, 2), network)
-    assert torch.equal(alone[0], hidden[2, : count[2]])
-    assert torch.equal(alone_path[0], path[2, : count[2]])
+    assert torch.equal(alone[0], hidden[2]) and torch.equal(alone_path[0], path[2])
 
 
 def test_of_equal_scores_the_first_is_taken_and_a_hold_runs_out(device):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from compare import sampled, teacher_forced
-from engine.kernels import BackendUnavailable, WaveNetState, WaveNetWeights
+from engine.kernels import BackendUnavailable, WaveNetState, WaveNetWeights, checks
 
 from engine import kernels
 
@@ -129,6 +129,17 @@ def test_a_poisoned_state_shows_and_leaves_nothing_behind_once_reset(device):
     for part in state:
         part.zero_()
     assert torch.equal(generate(conditioning, noise, network, state), clean)
+
+
+def test_steps_beyond_the_conditioning_give_nan(device, monkeypatch):
+    monkeypatch.setattr(checks, "_values", lambda _tensor: [])  # on a device nobody reads them
+    network = make(SMALL, "bfloat16", 16, device)
+    conditioning, noise = cases.make_inputs(SMALL, batch=2, steps=8)
+    state = network.state(2)
+    state.step[1] = 3
+    made = generate(conditioning[..., :1], noise, network, state)
+    for row, known in enumerate((5, 2)):
+        assert made[row, :, :known].isfinite().all() and made[row, :, known:].isnan().all()
 
 
 @pytest.mark.refused
