@@ -62,8 +62,9 @@ _packed: WeakKeyDictionary[Decoder, dict[tuple[torch.device, int], Packed]] = We
 
 
 def blocks_of(network: Decoder, capability: tuple[int, int]) -> int:
-    """Blocks of a cluster: every one needs a tile of 16 rows of every matrix."""
-    if capability[0] < 9:
+    """Blocks of a cluster: every one needs a tile of 16 rows of every matrix. Clusters are compiled
+    for 9.0 alone, as rings are."""
+    if capability[0] != 9:
         return 1
     w = network.weights
     fewest = min(len(matrix) for matrix in (*w.prenet, w.enter, w.mel)) // 16

@@ -70,20 +70,52 @@ def sizes(network: WaveNet) -> tuple[int, int, int, int]:
 
 def schedule_of(network: WaveNet, capability: tuple[int, int]) -> Schedule:
     """The fastest schedule compiled for this network that a device can run."""
+    if why_no_ring(network, capability):
+        return Schedule(0, 1)
+    return Schedule(_held(network), _blocks(network))
+
+
+def _held(network: WaveNet) -> int:
+    """Layers that a block of a ring holds on chip; 0 = none was compiled for these channels."""
     residual, skip, _, codes = sizes(network)
     layers = len(network.dilations)
-    ring = network.precision == "bfloat16" and capability[0] >= 9
-    if ring and (residual, skip) == (64, 128):
-        if layers <= 16 and not codes:
-            held = 4 if layers > 8 else 2
-            blocks = max(2, -(-layers // held))
-            return Schedule(held, blocks)
-        if layers <= 24:  # the softmax head needs a block of its own
-            blocks = -(-layers // 3) + (codes > 0)
-            return Schedule(3, blocks) if blocks <= 8 else Schedule(0, 1)
-    if ring and (residual, skip) == (32, 64) and not codes and 4 < layers <= 32:
-        return Schedule(4, -(-layers // 4))
-    return Schedule(0, 1)
+    if (residual, skip) == (32, 64):
+        return 4
+    if (residual, skip) != (64, 128):
+        return 0
+    if layers > 16 or codes:
+        return 3
+    return 4 if layers > 8 else 2
+
+
+def _blocks(network: WaveNet) -> int:
+    """Blocks of a ring; the softmax head needs one of its own."""
+    layers, codes = len(network.dilations), sizes(network)[3]
+    return max(2, -(-layers // _held(network)) + (codes > 0))
+
+
+def why_no_ring(network: WaveNet, capability: tuple[int, int]) -> str | None:
+    """None if the network runs as a ring of blocks with its weights on chip, else the reason; it
+    then runs in one block for eight streams, with weights from L2."""
+    residual, skip, _, codes = sizes(network)
+    layers = len(network.dilations)
+    if capability[0] != 9:  # machine code of rings is for 9.0 and no other, newer ones included
+        return f"compute capability {capability[0]}.{capability[1]}, rings need 9.0"
+    if network.precision != "bfloat16":
+        return f"{network.precision} weights do not fit on chip, rings are bfloat16"
+    if not _held(network):
+        layer = 2 * (5 * residual**2 + skip * residual) // 1024
+        head = 2 * (skip**2 + 16 * skip) // 1024
+        return (
+            f"{residual} residual and {skip} skip channels: {layer} KB a layer and {head} KB of "
+            "head; a block has about 350 KB of registers and shared memory for weights, a "
+            "portable cluster 8 blocks"
+        )
+    if residual == 32 and (codes or layers <= 4):
+        return "rings of 32 residual channels have five layers or more and a Gaussian head"
+    if _blocks(network) > 8:
+        return f"{layers} layers need {_blocks(network)} blocks, a portable cluster has 8"
+    return None
 
 
 def packed(network: WaveNet, schedule: Schedule, device: torch.device) -> Packed:

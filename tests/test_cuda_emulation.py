@@ -109,6 +109,20 @@ def test_the_default_network_runs_in_the_schedule_chosen_for_it(emulation):
     torch.testing.assert_close(state.history, expected_state.history, atol=3e-2, rtol=0)
 
 
+def test_what_cannot_be_a_ring_says_why():
+    reason = lambda shape, capability=(9, 0), precision="bfloat16": cuda_wavenet.why_no_ring(  # noqa: E731
+        cases.make_network(shape, precision), capability
+    )
+    assert reason(cases.DEFAULT) is None
+    assert "224 KB a layer" in reason(cases.WaveNetShape(residual=128, skip=256))
+    assert "need 10 blocks" in reason(cases.WaveNetShape(1, 30))
+    assert "rings need 9.0" in reason(cases.DEFAULT, (10, 0))
+    assert "float32" in reason(cases.DEFAULT, precision="float32")
+    large = cases.make_network(cases.WaveNetShape(residual=128, skip=256), "bfloat16")
+    assert cuda_wavenet.schedule_of(large, (9, 0)) == PLAIN
+    assert cuda_decoder.blocks_of(decoder_cases.make_decoder(decoder_cases.DEFAULT), (10, 0)) == 1
+
+
 @pytest.mark.parametrize("schedule", [RING, Schedule(2, 2, fold=True)], ids=str)
 def test_bits_do_not_depend_on_the_order_of_threads_and_arrivals(emulation, schedule):
     network = cases.make_network(SMALL, "bfloat16")

@@ -8,7 +8,9 @@
 namespace clonewave {
 
 inline const char* words(cudaError_t code) {
-  return code == cudaSuccess ? nullptr : cudaGetErrorString(code);
+  if (code == cudaSuccess) return nullptr;
+  cudaGetLastError();  // told here; the next call must not report it again
+  return cudaGetErrorString(code);
 }
 
 struct LaunchShape {

@@ -8,6 +8,7 @@ with twice as much; its `told` says so, with everything else the host needs, in 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from engine import kernels
+from engine import adapt_weights, kernels
 from engine.device.replay import Readback, Replay, bucket, exact, upload
 from engine.kernels import DecoderInputs, DecoderState
 
@@ -144,6 +145,36 @@ class AcousticStage:
             self._finishers[sizes] = Replay(call, [part.clone() for part in values])
         mel, frames = self._finishers[sizes](*values)
         return Mels(mel, frames, Readback(path, steps, state.finished, frames))
+
+
+class GuestStage:
+    """A stage for voices with their own weights, one voice at a time.
+
+    Its model is a copy into which a voice's weights are written when it speaks: 10 MB on the
+    device, against graphs and a text encoder for every voice. The decoder is the engine's own,
+    because adaptation leaves it alone.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._stage: AcousticStage | None = None
+        self._guest: Engine | None = None  # whose weights the stage has
+
+    @torch.no_grad()
+    def of(self, guest: Engine) -> AcousticStage:
+        """The stage, speaking as an engine that `Engine.adapted` made; work under way before it
+        on the device's stream is not disturbed."""
+        if self._stage is None:
+            own = copy.copy(self.engine)
+            own.acoustic = copy.deepcopy(self.engine.acoustic)
+            self._stage = AcousticStage(own)
+        if guest is not self._guest:
+            theirs = adapt_weights.adaptable(guest.acoustic)
+            for name, layer in adapt_weights.adaptable(self._stage.engine.acoustic).items():
+                for mine, other in zip(layer.parameters(), theirs[name].parameters(), strict=True):
+                    mine.copy_(other)
+            self._guest = guest
+        return self._stage
 
 
 def stretched(mel: Tensor, frames: Tensor, speed: Tensor, out: int) -> tuple[Tensor, Tensor]:

@@ -13,12 +13,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 
-from engine.device.acoustic import AcousticStage, Mels
+from engine.device.acoustic import AcousticStage, GuestStage, Mels
 from engine.device.cloning import EncoderStage
 from engine.device.replay import bucket
 from engine.device.slots import Chunk, SlotStream, VocoderSlots
@@ -86,7 +85,7 @@ class DevicePath:
     ) -> None:  # fmt: skip
         self.engine, self.batch, self.buckets = engine, min(batch, slots), buckets
         self.encoder = EncoderStage(engine)
-        self._stages: WeakKeyDictionary[Engine, AcousticStage] = WeakKeyDictionary()
+        self._stage, self._guest = AcousticStage(engine), GuestStage(engine)
         self.slots = self._slots(slots, capacity)
         self.capacity = slots  # streams, in a scheduler's words
         self.sample_rate = engine.config.vocoder.audio.sample_rate
@@ -102,9 +101,8 @@ class DevicePath:
         )  # fmt: skip
 
     def _acoustic(self, engine: Engine) -> AcousticStage:
-        if engine not in self._stages:
-            self._stages[engine] = AcousticStage(engine)
-        return self._stages[engine]
+        """Where an engine's model speaks; until the next call with another one."""
+        return self._stage if engine is self.engine else self._guest.of(engine)
 
     # ---- many texts -----------------------------------------------------------------------------
 

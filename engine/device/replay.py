@@ -63,7 +63,8 @@ class Replay:
             torch.cuda.current_stream().wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
+                # Other threads may prepare recordings meanwhile; what they do is not captured.
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     self.outputs = self.call(*self.inputs)
             except RuntimeError as error:
                 raise EngineError(f"this work cannot be held by a CUDA graph: {error}") from error
