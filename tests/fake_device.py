@@ -60,8 +60,10 @@ class FakeDevice:
 
     sample_rate, frame_s, gap = RATE, HOP / RATE, GAP
 
-    def __init__(self, lanes: int = 1, capacity: int = 8, rate: float = 1e-5) -> None:
-        self.lanes, self.capacity, self.rate = lanes, capacity, rate
+    def __init__(
+        self, lanes: int = 1, capacity: int = 8, rate: float = 1e-5, places: int = 1000
+    ) -> None:
+        self.lanes, self.capacity, self.rate, self.places = lanes, capacity, rate, places
         self.memory = 1000  # rows that fit
         self.streams: set[FakeStream] = set()
         self.batches: list[list[float]] = []  # voices, step by step
@@ -88,6 +90,7 @@ class FakeDevice:
         return Said(mel, words_of(sentence), report, sentence.text, speaker, speed)
 
     def join(self, spoken, seed, number) -> FakeStream:
+        assert len(self.streams) < self.places * self.lanes
         stream = FakeStream(spoken, seed, number)
         self.streams.add(stream)
         return stream

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sounds import talk
-from tiny import make_weights
+from tiny import adapted_voice, make_weights, perturbed
 
 from engine import Engine, adapt, adapt_align, adapt_weights
 from engine import clone as clone_module  # the function: engine.clone is bound to it
@@ -26,16 +26,6 @@ def spoken():
     path = torch.arange(48)[None] // 4
     mel = torch.arange(48 * 4).float().expand(1, config.audio.n_mels, -1)
     return adapt_align.Spoken(torch.arange(13)[None], mel, path, 0.5)
-
-
-def perturbed(acoustic, rank=2):
-    """A generator with a difference that does something."""
-    own, parameters = adapt_weights.trainable(acoustic, rank)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for p in parameters:
-            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
-    return own
 
 
 def test_warping_finds_the_time_axis_again():
@@ -117,15 +107,6 @@ def test_only_what_makes_the_mel_is_changed(engine):
     same = dict(engine.acoustic.state_dict())
     other = {k for k, v in changed.state_dict().items() if not torch.equal(v, same[k])}
     assert other and all(k.startswith(("converter.", "spread.", "refine.")) for k in other)
-
-
-def adapted_voice(engine, **changes):
-    values = {
-        "embedding": np.ones(16), "weights": (1.0,), "encoder": engine.encoder_hash,
-        "metadata": {"method": "adapt-model"}, "acoustic": engine.acoustic_hash,
-        "adaptation": adapt_weights.difference(perturbed(engine.acoustic)),
-    }  # fmt: skip
-    return Voice(**{**values, **changes})
 
 
 def test_an_adapted_voice_file_is_exact_and_speaks_alike(engine, tmp_path):

@@ -247,6 +247,18 @@ def test_a_reader_who_takes_nothing_blocks_only_itself_and_is_given_up(device):
     assert scheduler.close() and not device.streams
 
 
+def test_never_more_streams_have_joined_than_the_device_has_places():
+    """Readers who take nothing and whole texts fill the places: the others wait, none fails."""
+    with Scheduler(FakeDevice(places=3), Limits(stall_s=0.3)) as scheduler:
+        slow = [scheduler.submit(LONG, i) for i in range(2)]
+        whole = [scheduler.submit(LONG, i, stream=False) for i in range(2, 9)]
+        for i, job in enumerate(whole, 2):
+            equal(job.speech(), alone(LONG, i))
+        for job in slow:
+            with pytest.raises(Cancelled, match="took"):
+                job.speech()
+
+
 def test_what_is_cancelled_stops_and_the_rest_goes_on(device, scheduler):
     device.gate.clear()
     gone, stays, queued = (scheduler.submit(LONG, i) for i in (1, 2, 3))

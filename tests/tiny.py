@@ -1,15 +1,18 @@
 """A whole voice model of tiny random networks, as files, for tests of everything around it."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from engine import checkpoint
+from engine import Engine, adapt_weights, checkpoint
 from engine.config import AcousticConfig, EncoderConfig, VerifierConfig, VocoderConfig, to_dict
 from engine.models.acoustic import Acoustic
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.verifier import SpeakerVerifier
 from engine.models.vocoder import Vocoder
+from engine.voice import Voice
 
 ACOUSTIC = AcousticConfig(
     speaker_dim=16, text_channels=16, encoder_channels=16, encoder_layers=1,
@@ -38,3 +41,23 @@ def make_weights(folder: Path) -> Path:
         path = folder / f"{kind}.safetensors"
         checkpoint.save_model(path, model.state_dict(), to_dict(model.config), kind=kind)
     return folder
+
+
+def perturbed(acoustic: Acoustic, rank: int = 2, seed: int = 3) -> Acoustic:
+    """A generator with a difference that does something."""
+    own, parameters = adapt_weights.trainable(acoustic, rank)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in parameters:
+            p.copy_(0.3 * torch.randn(p.shape, generator=generator))
+    return own
+
+
+def adapted_voice(engine: Engine, seed: int = 3, **changes: Any) -> Voice:
+    """A voice with weights of its own."""
+    values = {
+        "embedding": np.ones(16), "weights": (1.0,), "encoder": engine.encoder_hash,
+        "metadata": {"method": "adapt-model"}, "acoustic": engine.acoustic_hash,
+        "adaptation": adapt_weights.difference(perturbed(engine.acoustic, seed=seed)),
+    }  # fmt: skip
+    return Voice(**{**values, **changes})

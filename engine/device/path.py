@@ -87,7 +87,7 @@ class DevicePath:
         self.encoder = EncoderStage(engine)
         self._stage, self._guest = AcousticStage(engine), GuestStage(engine)
         self.slots = self._slots(slots, capacity)
-        self.capacity = slots  # streams, in a scheduler's words
+        self.capacity = self.places = slots  # streams, in a scheduler's words
         self.sample_rate = engine.config.vocoder.audio.sample_rate
         self.frame_s = 1 / engine.config.vocoder.audio.frame_rate
         self.gap = np.zeros(round(SENTENCE_GAP_S * self.sample_rate), np.float32)

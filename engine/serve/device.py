@@ -7,6 +7,7 @@ implementation keeps this promise: the samples of a stream depend on its own inp
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -35,12 +36,14 @@ class Device(Protocol):
     Attributes:
         lanes: threads that may work at the same time (processor cores; 1 on a GPU).
         capacity: streams of one lane that may be stepped together.
+        places: streams of one lane that may have joined and not left, running or not.
         sample_rate: Hz. frame_s: seconds of a mel frame.
         gap: [samples], silence between two sentences.
     """
 
     lanes: int
     capacity: int
+    places: int
     sample_rate: int
     frame_s: float
     gap: np.ndarray
@@ -79,6 +82,7 @@ class EngineDevice:
         on_cpu = engine.device.type == "cpu"
         self.lanes = lanes or (_cores() if on_cpu else 1)
         self.capacity = capacity
+        self.places = sys.maxsize  # a stream takes nothing but memory
         self.sample_rate = engine.config.vocoder.audio.sample_rate
         self.frame_s = 1 / engine.config.vocoder.audio.frame_rate
         self.gap = np.zeros(round(SENTENCE_GAP_S * self.sample_rate), np.float32)

@@ -81,6 +81,8 @@ class Lane:
         Yes, unless a stream is needed sooner (its listener would hear a gap) or there is no room.
         What is not streamed never holds up what waits, and leaves room for what is streamed.
         """
+        if len(self.active) >= self.device.places:
+            return False
         streamed = [due for due, part in ready if part.job.settings.stream]
         taken = len(streamed) if head.job.settings.stream else len(ready)
         return taken < self.capacity and (not streamed or head.rank <= min(streamed))
