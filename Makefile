@@ -13,7 +13,7 @@ NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h cs
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 PEOPLE ?= people
-.PHONY: help demo quality samples test lint types wheel bench gpu sanitize load soak cluster fuzz clean
+.PHONY: help demo quality samples test lint types wheel bench gpu offline sanitize load soak cluster fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -59,6 +59,17 @@ bench: $(VENV)/.dev  ## every benchmark; each kernel is checked before it is tim
 
 gpu: $(VENV)/.dev  ## all that a GPU has to show: tests, sanitizer, benchmarks, in under 10 minutes
 	$(BIN)/python bench/gpu.py
+
+# For a GPU machine that has torch, triton, numpy and pytest but reaches no index (docs/gpu.md).
+OFFLINE_PYTHON ?= 3.12
+OFFLINE = soundfile cffi pycparser soxr babel dateparser pytz tzlocal jsonlines num2words python-crfsuite
+SDISTS = gruut gruut-ipa gruut_lang_en docopt
+offline: $(VENV)/.tools  ## .whl/: what such a machine lacks, 30 MB, for `bench/gpu.py --wheels .whl`
+	$(BIN)/python -m pip wheel -q -c requirements.lock --no-deps -w .whl $(SDISTS)
+	$(BIN)/python -m pip download -q -c requirements.lock --no-deps --only-binary=:all: -d .whl \
+		--python-version $(OFFLINE_PYTHON) --implementation cp --platform any \
+		$(foreach tag,2_28 2_17,--platform manylinux_$(tag)_x86_64) \
+		--platform manylinux2014_x86_64 $(OFFLINE)
 
 # In a copy laid out as it is installed; Python itself is not built with the sanitizers, so they
 # are loaded before it.

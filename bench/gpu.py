@@ -1,13 +1,17 @@
 """Everything a GPU has to show, in one unattended run of under ten minutes.
 
-    python bench/gpu.py [--out DIR] [--install] [--wheels DIR] [--only STEP ...] [--small]
+    python bench/gpu.py [--out DIR] [--install] [--wheels DIR] [--commit NAME] [--resume]
+                        [--only STEP ...] [--small]
 
-Builds, runs the tests of the device, compute-sanitizer on small cases, the microbenchmarks and
-`clonewave bench --device cuda`; writes bench/results/<device>-<date>-<commit>/: summary.json and
-.txt, bench.json, .txt and .png, micro.json and log.txt. Every step has a limit in seconds; one that
-fails or runs out of time is recorded and the others still run. Exit: 0 if all passed, else 1. Works
-in a bare copy of the tree: `--install` installs it, without its dependencies, into the Python that
-runs this; `--wheels` adds packages from a folder, without an index.
+Builds, runs the tests of the device, `clonewave bench --device cuda`, the microbenchmarks and
+compute-sanitizer on small cases, the most wanted first; writes bench/results/
+<device>-<date>-<commit>/: summary.json and .txt, bench.json, .txt and .png, bench-triton.json,
+micro.json and log.txt, all of them anew after every step. Every step is a process with a limit in
+seconds; one that fails, hangs or runs out of time is recorded and the others still run. `--resume`
+leaves out what an earlier run in this tree passed, so that a second command does the rest. Exit: 0
+if all passed, else 1. Works in a bare copy of the tree: `--install` installs it, without its
+dependencies, into the Python that runs this; `--wheels` adds packages from a folder, without an
+index; `--commit` says what the copy is of.
 """
 
 import argparse
@@ -27,7 +31,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT / "build" / "gpu"
 BUDGET_S = 570  # of the whole run
-TESTS = ("test_on_gpu.py", "test_triton*.py", "test_cuda*.py", "test_gpu_code.py")
+STATE = WORK / "passed.json"  # by commit: names of steps
 SANITIZERS = ("memcheck", "racecheck", "synccheck")
 SANITIZED = "gpu_small.py"
 
@@ -118,6 +122,9 @@ def steps(args: argparse.Namespace, out: Path) -> list[Step]:
     paths = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
     environment = {"PYTHONPATH": paths, "PYTHONUNBUFFERED": "1"}
     install = [python, "-m", "pip", "install", "-q", "--no-deps", "--no-index"]
+    required = ["--require-backends=triton,cuda", "-p", "no:cacheprovider"]
+    test = [python, "-m", "pytest", "-x" if args.small else "-ra", "-q", *required]
+    bench = [python, "-m", "engine", "bench", "--device", "cuda", *["--quick"] * args.small]
     listed: list[Step] = []
     if args.wheels:
         wheels = sorted(str(wheel) for wheel in Path(args.wheels).glob("*.whl"))
@@ -126,14 +133,17 @@ def steps(args: argparse.Namespace, out: Path) -> list[Step]:
         listed.append(Step("build", [*install, "--no-build-isolation", "-e", "."], 180,
                            environment | {"CLONEWAVE_CUDA": "1"}))  # fmt: skip
     listed.append(Step("doctor", [python, "-m", "engine", "doctor"], 60, environment))
-    tests = sorted(str(path) for name in TESTS for path in (ROOT / "tests").glob(name))
-    listed.append(Step(
-        "tests", [python, "-m", "pytest", "-q", "-x" if args.small else "-ra",
-                  "--require-backends=triton,cuda", "-p", "no:cacheprovider", *tests], 240,
-        environment,
-    ))  # fmt: skip
-    bench = [python, "-m", "engine", "bench", "--device", "cuda", "--out", str(out)]
-    listed.append(Step("bench", bench + ["--quick"] * args.small, 180, environment))
+    # Kernels of one backend at a time: one that hangs is killed, and hides nothing of the other.
+    tests_of = lambda which, limit_s: Step(  # noqa: E731
+        f"tests-{which}", [*test, "-k", which.replace("cuda", "not triton"),
+                           "tests/test_on_gpu.py"], limit_s, environment,
+    )  # fmt: skip
+    alone = environment | {"CLONEWAVE_BACKEND": "triton"}
+    listed += [
+        tests_of("cuda", 100), Step("bench", [*bench, "--out", str(out)], 150, environment),
+        tests_of("triton", 120),
+        Step("bench-triton", [*bench, "--out", str(WORK / "triton")], 90, alone),
+    ]  # fmt: skip
     for source in sorted((ROOT / "bench" / "micro").glob("*.cu")):
         program = WORK / source.stem
         compiled = ["nvcc", "-std=c++17", "-O3", architecture(), "-o", str(program), str(source)]
@@ -144,6 +154,8 @@ def steps(args: argparse.Namespace, out: Path) -> list[Step]:
             tool, ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", python,
                    str(ROOT / "bench" / SANITIZED)], 60, environment,
         ))  # fmt: skip
+    listed.append(Step("tests-ops", [*test, "tests/gpu_triton"], 90, environment))
+    listed.append(Step("tests-code", [*test, "tests/test_cuda_code.py"], 60, environment))
     return [step for step in listed if not args.only or step.name.split()[0] in args.only]
 
 
@@ -160,8 +172,29 @@ def summary(found: dict[str, str], done: list[Step], out: Path) -> str:
         if step.state != "passed":
             lines += ["", f"---- {step.name}", *step.tail.split("\n")[-12:]]
     table = out / "bench.txt"
+    lines += ["", "left for --resume: " + (", ".join(
+        step.name for step in done if step.state != "passed"
+    ) or "nothing")]  # fmt: skip
     lines += ["", table.read_text("utf-8") if table.exists() else "no benchmark"]
     return "\n".join(lines)
+
+
+def write(found: dict[str, str], done: list[Step], micro: list[dict], out: Path) -> str:
+    """Everything known so far; returns the summary."""
+    failed = [step.name for step in done if step.state != "passed"]
+    result = {"about": found, "failed": failed, "steps": [asdict(step) for step in done]}
+    (out / "micro.json").write_text(json.dumps(micro, indent=1), "utf-8")
+    (out / "summary.json").write_text(json.dumps(result, indent=1), "utf-8")
+    text = summary(found, done, out)
+    (out / "summary.txt").write_text(text + "\n", "utf-8")
+    if (WORK / "triton" / "bench.json").exists():
+        shutil.copy(WORK / "triton" / "bench.json", out / "bench-triton.json")
+    return text
+
+
+def passed_before(commit: str) -> list[str]:
+    """Names of the steps that passed in this tree at this commit."""
+    return json.loads(STATE.read_text("utf-8")).get(commit, []) if STATE.exists() else []
 
 
 def main(arguments: list[str] | None = None, plan: Callable[..., list[Step]] = steps) -> int:
@@ -169,28 +202,30 @@ def main(arguments: list[str] | None = None, plan: Callable[..., list[Step]] = s
     parser.add_argument("--out", help="folder (default: bench/results/<device>-<date>-<commit>)")
     parser.add_argument("--install", action="store_true", help="install this tree first")
     parser.add_argument("--wheels", metavar="DIR", help="further packages, as wheels")
+    parser.add_argument("--commit", help="what this tree is, where git cannot say")
+    parser.add_argument("--resume", action="store_true", help="not what passed here before")
     parser.add_argument("--only", nargs="+", metavar="STEP", default=(), help="by first word")
     parser.add_argument("--small", action="store_true", help="small sizes; stop at a first failure")
     args = parser.parse_args(arguments)
     end, found = time.monotonic() + BUDGET_S, about()
+    found["commit"] = args.commit or found["commit"]
     out = Path(args.out) if args.out else ROOT / "bench" / "results" / folder_name(found)
     out.mkdir(parents=True, exist_ok=True)
     WORK.mkdir(parents=True, exist_ok=True)
-    log, micro = out / "log.txt", []
+    log, micro, before = out / "log.txt", [], passed_before(found["commit"])
     log.write_text(json.dumps(found, indent=1) + "\n", "utf-8")
-    done = plan(args, out)
+    done = [step for step in plan(args, out) if not (args.resume and step.name in before)]
+    text = write(found, done, micro, out)
     for step in done:
         printed = step.run(log, end - time.monotonic())
         if step.name.startswith("micro"):
             micro += figures(printed)
-    (out / "micro.json").write_text(json.dumps(micro, indent=1), "utf-8")
-    failed = [step.name for step in done if step.state != "passed"]
-    result = {"about": found, "failed": failed, "steps": [asdict(step) for step in done]}
-    (out / "summary.json").write_text(json.dumps(result, indent=1), "utf-8")
-    text = summary(found, done, out)
-    (out / "summary.txt").write_text(text + "\n", "utf-8")
+        if step.state == "passed":
+            before.append(step.name)
+            STATE.write_text(json.dumps({found["commit"]: before}), "utf-8")
+        text = write(found, done, micro, out)
     print(f"\n{text}\n{out}")
-    return 1 if failed else 0
+    return 1 if any(step.state != "passed" for step in done) else 0
 
 
 if __name__ == "__main__":

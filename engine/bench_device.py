@@ -83,8 +83,8 @@ class DeviceBench:
             encoded = engine.acoustic.encode(ids, lengths, speaker)
             self.inputs = engine.acoustic.fold(encoded, speaker)
 
-    def run(self) -> None:
-        """Every part; one that fails is noted and the others still run."""
+    def run(self, after: Callable[[], None] = lambda: None) -> None:
+        """Every part, `after` each of them; one that fails is noted and the others still run."""
         for part in (self.machine, self.vocoder, self.decoder, self.slots, self.whole_path,
                      self.clones, self.memory):  # fmt: skip
             try:
@@ -92,6 +92,7 @@ class DeviceBench:
                     part()
             except (RuntimeError, EngineError, AssertionError) as error:
                 self.wrong.append(f"{part.__name__}: {type(error).__name__}: {error}")
+            after()
 
     def wait(self) -> None:
         if self.on_gpu:
@@ -114,7 +115,8 @@ class DeviceBench:
 
     def backends(self, op: kernels.Op, *args: Any) -> list[str]:
         """Those that can run a call, fastest first, without the definition."""
-        able = [b for b in kernels.ORDER if b in op.impls and op.impls[b].why_not(*args) is None]
+        names = kernels.ORDER if self.engine.backend == "auto" else (self.engine.backend,)
+        able = [b for b in names if b in op.impls and op.impls[b].why_not(*args) is None]
         return [backend for backend in able if backend != "reference"]
 
     def agrees(self, name: str, precision: str, made: list[Tensor], exact: list[Tensor]) -> bool:
@@ -145,6 +147,8 @@ class DeviceBench:
     def roofline(self, name: str, seconds: float, operations: float, moved: float) -> None:
         """Share of the measured ceilings that a call reaches: its floor over its time."""
         precision = "float32" if self.engine.network.precision == "float32" else "bfloat16"
+        if f"machine_{precision}_tflop_per_s" not in self.figures:
+            return  # it could not be measured
         floor = max(
             operations / (1e12 * self.figures[f"machine_{precision}_tflop_per_s"]),
             moved / (1e9 * self.figures["machine_gb_per_s"]),
@@ -365,29 +369,21 @@ class DeviceBench:
             self.figures["reserved_device_mb"] = 1e-6 * torch.cuda.max_memory_reserved()
 
 
-def measure(engine: Engine, sizes: Sizes) -> dict[str, Any]:
-    """Check and measure an engine on its device.
-
-    Returns:
-        {"about"; "figures"; "timings"; "errors"; "wrong"; "targets"}; JSON-ready.
-    """
-    bench = DeviceBench(engine, sizes)
-    bench.run()
-    targets = bench_report.judged(bench.figures, bench_device_report.TARGETS)
-    about = bench_device_report.about(engine) | {"small": sizes != Sizes()}
-    return {
-        "about": about, "figures": bench.figures, "timings": bench.timings,
-        "errors": {name: min(error, 1e9) for name, error in bench.errors.items()},
-        "wrong": bench.wrong, "targets": targets,
-    }  # fmt: skip
-
-
 def run(args: argparse.Namespace) -> int:
-    """Measure, print the table, write JSON and a plot; 1 if something was wrong."""
+    """Measure, print the table, write JSON and a plot; 1 if something was wrong.
+
+    Figures and table are written after every part too: one that hangs hides no other.
+    """
     engine = Engine(args.weights, args.device)
-    result = measure(engine, SMALL if args.quick or engine.device.type == "cpu" else Sizes())
-    bench_report.write(
-        args.out, result, bench_device_report.table(result), bench_device_report.plot,
-        as_json=args.json,
-    )  # fmt: skip
-    return 1 if result["wrong"] else 0
+    small = args.quick or engine.device.type == "cpu"
+    bench = DeviceBench(engine, SMALL if small else Sizes())
+    report = bench_device_report
+
+    def keep() -> None:
+        result = report.result(bench, small)
+        bench_report.keep(args.out, result, report.table(result))
+
+    bench.run(keep)
+    result = report.result(bench, small)
+    bench_report.write(args.out, result, report.table(result), report.plot, as_json=args.json)
+    return 1 if bench.wrong else 0

@@ -10,6 +10,7 @@ import torch
 from engine import bench_report, plots
 
 if TYPE_CHECKING:
+    from engine.bench_device import DeviceBench
     from engine.engine import Engine
 
 # figure, what it is, first release, goal, higher is better; on one H100, default weights
@@ -34,6 +35,16 @@ def about(engine: Engine) -> dict[str, Any]:
             "device_memory_mb": properties.total_memory / 1e6, "cuda": torch.version.cuda,
         }  # fmt: skip
     return found | {"precision": engine.network.precision, "backend": engine.backend}
+
+
+def result(bench: DeviceBench, small: bool) -> dict[str, Any]:
+    """{"about"; "figures"; "timings"; "errors"; "wrong"; "targets"} so far; JSON-ready."""
+    return {
+        "about": about(bench.engine) | {"small": small}, "figures": bench.figures,
+        "timings": bench.timings,
+        "errors": {name: min(error, 1e9) for name, error in bench.errors.items()},
+        "wrong": bench.wrong, "targets": bench_report.judged(bench.figures, TARGETS),
+    }  # fmt: skip
 
 
 def table(result: Mapping[str, Any]) -> str:

@@ -98,17 +98,23 @@ def rows(result: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def write(
-    out: str | Path, result: Mapping[str, Any], text: str, draw: Callable[[Mapping[str, Any]], Any],
-    as_json: bool,
-) -> None:  # fmt: skip
-    """Print the table (or JSON) and write bench.json, bench.txt and bench.png into a folder."""
+def keep(out: str | Path, result: Mapping[str, Any], text: str) -> dict[str, str]:
+    """Write bench.json and bench.txt into a folder; returns their contents by name."""
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     content = {"bench.json": json.dumps(result, indent=1), "bench.txt": text + "\n"}
     for name, one in content.items():
         with atomic_file(folder / name) as file:
             file.write(one.encode())
+    return content
+
+
+def write(
+    out: str | Path, result: Mapping[str, Any], text: str, draw: Callable[[Mapping[str, Any]], Any],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Print the table (or JSON) and write bench.json, bench.txt and bench.png into a folder."""
+    folder, content = Path(out), keep(out, result, text)
     print(content["bench.json"] if as_json else text)
     written = ", ".join(str(folder / name) for name in content)
     try:
