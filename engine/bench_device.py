@@ -353,7 +353,7 @@ class DeviceBench:
         config = self.engine.config.encoder.audio
         samples = audio.prepare(*self.recording, config=config).samples
         people = [[samples[i % 64 :]] for i in range(count)]
-        best = self.timed("clones", lambda: list(self.path.encoder(people)))
+        best = self.timed("clones", lambda: self.path.encoder(people))
         self.figures["clones_per_s"] = count / best
         recordings = [self.recording[0][i % 64 :] for i in range(count)]
         best = self.timed(

@@ -30,8 +30,8 @@ class SlotTable:
         rows share; the others are 0."""
         first = {name: tensor.data_ptr() for name, tensor in tensors.items()} | dict(numbers)
         step = {n: t.stride(0) * t.element_size() for n, t in tensors.items()}
-        words = (tuple(found.get(name, 0) for name in names) for found in (first, step))
-        return cls(*words, rows)
+        words = lambda found: tuple(found.get(name, 0) for name in names)  # noqa: E731
+        return cls(words(first), words(step), rows)
 
     def on_host(self) -> np.ndarray:
         """[rows, words] uint64."""

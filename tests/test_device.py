@@ -1,6 +1,7 @@
 """The device's path on a CPU: the ordinary path's samples, whatever the sizes and neighbours."""
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from sounds import talk
 from tiny import adapted_voice, make_weights
 
 from engine import Engine, InputError, kernels
-from engine.device import DevicePath, acoustic, path, slots
+from engine.device import DevicePath, acoustic, path, replay, slots
 from engine.errors import EngineError, Overloaded
 from engine.models.vocoder import VocoderStream
 from engine.serve.scheduler import Scheduler
@@ -279,6 +280,18 @@ def test_voices_with_their_own_weights_speak_beside_others(engine, voices, monke
         jobs = [scheduler.submit(text, voice, seed=7, stream=False) for text, voice in pairs]
         for job, right in zip(jobs, expected, strict=True):
             assert_same(np.concatenate(list(job)), right.samples, LOUD)
+
+
+def test_convolutions_stay_exact_until_the_last_thread_is_out():
+    """One that leaves earlier does not take the flags of another away."""
+    before = torch.backends.cudnn.allow_tf32
+    with replay.exact():
+        with ThreadPoolExecutor(1) as pool:
+            other = replay.exact()
+            pool.submit(other.__enter__).result()
+            pool.submit(other.__exit__, None, None, None).result()
+        assert not torch.backends.cudnn.allow_tf32 and torch.backends.cudnn.deterministic
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_many_people_are_cloned_as_each_alone(engine, tmp_path):

@@ -276,3 +276,8 @@ def test_people_are_cloned_alike_everywhere(device, engines):
     people = [talk(3.0), talk(2.0, seed=1), [talk(1.7, seed=2), talk(2.5, seed=3)]]
     for ours, theirs in zip(*(e.clone_many(people, 24_000) for e in engines), strict=True):
         np.testing.assert_allclose(ours.embedding, theirs.embedding, atol=1e-3)
+    together = engines[0].clone_many(people, 24_000)
+    for voice, person in zip(together, people, strict=True):
+        (alone,) = engines[0].clone_many([person], 24_000)
+        np.testing.assert_allclose(voice.embedding, alone.embedding, atol=1e-5)
+        np.testing.assert_allclose(voice.weights, alone.weights, atol=1e-6)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, cast
 
@@ -97,11 +98,13 @@ def _voice(
 
 
 class EncoderStage:
-    """Log-mel and speaker encoder of an engine, for batches of recordings."""
+    """Log-mel and speaker encoder of an engine, for batches of recordings. Thread-safe: what a
+    replay gave is read before the next one."""
 
     def __init__(self, engine: Engine) -> None:
         self.engine, self.device = engine, engine.device
         self._replays: dict[tuple[int, int], Replay] = {}
+        self._lock = threading.Lock()
 
     @staticmethod
     def of(engine: Engine) -> EncoderStage:
@@ -111,7 +114,7 @@ class EncoderStage:
     @torch.no_grad()
     def __call__(
         self, people: Sequence[Sequence[np.ndarray]], trusts: Sequence[np.ndarray] | None = None
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Speaker embedding [speaker_dim], attention weights over the samples and the spectrum of
         each sample's loud frames [cloning_samples, n_mels], per person.
 
@@ -122,7 +125,7 @@ class EncoderStage:
         hop = self.engine.config.encoder.audio.hop_length
         recordings = [samples for person in people for samples in person]
         if not recordings:
-            return
+            return []
         frames = [len(samples) // hop for samples in recordings]
         order = sorted(range(len(recordings)), key=frames.__getitem__)
         channels = self.engine.config.encoder.channels
@@ -130,7 +133,7 @@ class EncoderStage:
         averages = torch.empty(
             len(recordings), self.engine.config.encoder.audio.n_mels, device=self.device
         )
-        with exact():
+        with exact(), self._lock:
             for begin in range(0, len(order), BATCH):
                 group = order[begin : begin + BATCH]
                 made = self._pool([recordings[i][: frames[i] * hop] for i in group])
@@ -138,7 +141,7 @@ class EncoderStage:
                 for whole, part in zip((pooled, averages), made, strict=True):
                     whole.index_copy_(0, at, part[: len(group)])
             trusts = trusts or [np.ones(len(person)) for person in people]
-            yield from self._embed(pooled, averages, trusts)
+            return self._embed(pooled, averages, trusts)
 
     def _pool(self, recordings: list[np.ndarray]) -> tuple[Tensor, ...]:
         """Of at least the recordings, features [channels] and spectrum [n_mels]; lengths are
@@ -168,7 +171,7 @@ class EncoderStage:
 
     def _embed(
         self, pooled: Tensor, averages: Tensor, trusts: Sequence[np.ndarray]
-    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    ) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """People by the number of their samples: no padding, so each is as it is alone."""
         counts = [len(trust) for trust in trusts]
         begins = np.cumsum([0, *counts])
@@ -182,4 +185,4 @@ class EncoderStage:
             embedded = self.engine.encoder.embed(pooled[at], present, factors)
             read = Readback(*embedded, averages[at]).get()
             found |= dict(zip(who, zip(*read, strict=True), strict=True))
-        yield from (found[i] for i in range(len(counts)))
+        return [found[i] for i in range(len(counts))]

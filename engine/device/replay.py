@@ -7,7 +7,9 @@ graph may not do (read an output after the next replay, pass another size) goes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -96,11 +98,36 @@ class Replay:
         return self.outputs
 
 
-def exact() -> Any:
+class _Exact:
+    """The flags belong to the process: set by the first thread that comes in, restored by the last
+    that leaves, or one that leaves would let the others work, and capture, with TF32."""
+
+    def __init__(self) -> None:
+        self._lock, self._inside, self._flags = threading.Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            if not self._inside:
+                self._flags.enter_context(torch.backends.cudnn.flags(
+                    enabled=True, benchmark=False, deterministic=True, allow_tf32=False
+                ))  # fmt: skip
+            self._inside += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._inside -= 1
+                if not self._inside:
+                    self._flags.close()
+
+
+_exact = _Exact()
+
+
+def exact() -> AbstractContextManager[None]:
     """Convolutions in float32, not TF32, always by the same algorithm: a context."""
-    return torch.backends.cudnn.flags(
-        enabled=True, benchmark=False, deterministic=True, allow_tf32=False
-    )
+    return _exact()
 
 
 def upload(values: Any, dtype: torch.dtype, device: torch.device) -> Tensor:
