@@ -13,7 +13,7 @@ NATIVE := setup.py $(wildcard csrc/*.cpp csrc/*.h csrc/cpu/*.cpp csrc/cpu/*.h cs
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 PEOPLE ?= people
-.PHONY: help demo quality samples test lint types wheel bench gpu offline sanitize load soak cluster fuzz clean
+.PHONY: help demo quality samples test lint types wheel bench gpu offline accuracy sanitize load soak cluster fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -70,6 +70,11 @@ offline: $(VENV)/.tools  ## .whl/: what such a machine lacks, 30 MB, for `bench/
 		--python-version $(OFFLINE_PYTHON) --implementation cp --platform any \
 		$(foreach tag,2_28 2_17,--platform manylinux_$(tag)_x86_64) \
 		--platform manylinux2014_x86_64 $(OFFLINE)
+
+# Triton's interpreter takes ten minutes for each precision; the emulation a minute for all.
+accuracy: $(VENV)/.dev  ## accuracy of the GPU kernels over 4,096 steps on this CPU, for an hour
+	$(BIN)/pytest -q --accuracy-steps 4096 tests/test_cuda_emulation.py -k accurate
+	TRITON_INTERPRET=1 $(BIN)/pytest -q --accuracy-steps 4096 tests/gpu_triton -k "accurate and bands3"
 
 # In a copy laid out as it is installed; Python itself is not built with the sanitizers, so they
 # are loaded before it.

@@ -154,7 +154,9 @@ def steps(args: argparse.Namespace, out: Path) -> list[Step]:
             tool, ["compute-sanitizer", "--tool", tool, "--error-exitcode", "1", python,
                    str(ROOT / "bench" / SANITIZED)], 60, environment,
         ))  # fmt: skip
-    listed.append(Step("tests-ops", [*test, "tests/gpu_triton"], 90, environment))
+    listed.append(Step(
+        "tests-ops", [*test, "--accuracy-steps=4096", "tests/gpu_triton"], 90, environment
+    ))
     listed.append(Step("tests-code", [*test, "tests/test_cuda_code.py"], 60, environment))
     return [step for step in listed if not args.only or step.name.split()[0] in args.only]
 

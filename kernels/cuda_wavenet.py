@@ -108,8 +108,7 @@ def why_no_ring(network: WaveNet, capability: tuple[int, int]) -> str | None:
         head = 2 * (skip**2 + 16 * skip) // 1024
         return (
             f"{residual} residual and {skip} skip channels: {layer} KB a layer and {head} KB of "
-            "head; a block has about 350 KB of registers and shared memory for weights, a "
-            "portable cluster 8 blocks"
+            "head; a block holds about 330 KB of weights, a portable cluster has 8 blocks"
         )
     if residual == 32 and (codes or layers <= 4):
         return "rings of 32 residual channels have five layers or more and a Gaussian head"

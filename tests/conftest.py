@@ -16,6 +16,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--damaged-files", type=int, default=1_500,
         help="how many damaged voice files of each kind are tried; `make fuzz` tries 30,000",
     )  # fmt: skip
+    parser.addoption(
+        "--accuracy-steps", type=int, default=0,
+        help="band steps of the GPU kernels' accuracy tests; 0 = few; `make accuracy`: 4,096",
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="session")

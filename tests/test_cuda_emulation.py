@@ -82,9 +82,12 @@ def decoder(emulation, inputs, network, steps, state, blocks, seed=0, room=ROOM)
 
 
 @pytest.mark.parametrize(("precision", "schedule"), SCHEDULES, ids=str)
-def test_wavenet_is_as_accurate_as_its_precision_allows(emulation, precision, schedule):
+def test_wavenet_is_as_accurate_as_its_precision_allows(
+    emulation, precision, schedule, pytestconfig
+):
     network = cases.make_network(SMALL, precision)
-    inputs = cases.make_inputs(SMALL, batch=3, steps=64)
+    steps = pytestconfig.getoption("--accuracy-steps") or 64
+    inputs = cases.make_inputs(SMALL, batch=3, steps=steps)
     made = wavenet(emulation, schedule, inputs, network)
     exact = sampled(teacher_forced(network, inputs[0], made), inputs[1], 0)
     error = np.abs(exact - made.numpy())

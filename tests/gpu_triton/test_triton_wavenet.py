@@ -41,10 +41,11 @@ def generate(conditioning, randomness, network, state=None):
 
 @pytest.mark.parametrize("name", GAUSSIAN)
 @pytest.mark.parametrize(("precision", "group"), VARIANTS)
-def test_as_accurate_as_its_precision_allows(device, precision, group, name):
+def test_as_accurate_as_its_precision_allows(device, precision, group, name, pytestconfig):
     shape = GAUSSIAN[name]
     network = make(shape, precision, group, device)
-    conditioning, noise = cases.make_inputs(shape, batch=2, steps=9)
+    steps = pytestconfig.getoption("--accuracy-steps") or 9
+    conditioning, noise = cases.make_inputs(shape, batch=2, steps=steps)
     made = generate(conditioning, noise, network)
     host = cases.make_network(shape)
     error = np.abs(sampled(teacher_forced(host, conditioning, made), noise, 0) - made.numpy())
