@@ -159,7 +159,7 @@ def cancels(count: int, seed: int) -> dict:
         scheduler.wait_ready()
         with serving.running(app) as port:
             for _ in tqdm(range(count), mininterval=10):
-                _hang_up(port, text, rng.randrange(100_000))
+                _hang_up(port, text, rng.randrange(20_000))
                 begin = time.monotonic()
                 while (now := scheduler.stats())["jobs"] or now["streams"]:
                     time.sleep(0.002)
