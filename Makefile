@@ -107,7 +107,7 @@ soak: $(VENV)/.dev  ## bulk runs killed 50 times, then 30 minutes of load; bench
 
 # Not part of `make test`: Ray is 200 MB, and its processes take a minute to start on two cores.
 cluster: $(VENV)/.dev  ## tests of serving and bulk runs on more than one process; installs Ray
-	$(PIP) 'ray[serve,data]>=2.60'
+	$(PIP) --no-build-isolation -e '.[cluster]'
 	$(BIN)/pytest -q tests/test_cluster.py
 
 fuzz: $(VENV)/.dev  ## damaged voice files, audio and texts, hostile requests; counts go to bench/results
