@@ -48,6 +48,12 @@ def measured(weights: Path, results: Path) -> str:
         rows.append(
             (path.name, f"{size:,}", f"{megabytes:.2f}", extra.get("steps", "?"), found[kind])
         )
+    if "spectrum" in found:
+        path = weights / "spectrum.safetensors"
+        state, _ = checkpoint.load_tensors(path)
+        size = sum(tensor.numel() for tensor in state.values())
+        megabytes = path.stat().st_size / 1e6
+        rows.append((path.name, f"{size:,}", f"{megabytes:.2f}", "", found["spectrum"]))
     parts = [markdown(("file", "parameters and buffers", "MB", "steps", "sha256"), rows)]
     if (scores := _read(results / "evaluate.json", found)) is None:
         raise InputError(f"{results}: no evaluate.json; run `clonewave evaluate FOLDER --out`")
