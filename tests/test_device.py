@@ -1,5 +1,6 @@
 """The device's path on a CPU: the ordinary path's samples, whatever the sizes and neighbours."""
 
+import copy
 import functools
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,7 +15,7 @@ from tiny import adapted_voice, make_weights
 from engine import Engine, InputError, kernels
 from engine.device import DevicePath, acoustic, path, replay, slots
 from engine.errors import EngineError, Overloaded
-from engine.models.vocoder import VocoderStream
+from engine.models.vocoder import BandPrediction, VocoderStream
 from engine.serve.scheduler import Scheduler
 from engine.text import front_end
 from engine.voice import Voice
@@ -25,7 +26,34 @@ TEXTS = [
     "One two three four five six seven. Eight. Nine ten eleven, twelve?",
 ]
 SPEEDS, SEEDS = [1.0, 0.8, 1.5], [3, 4, 5]
-LOUD = 3e-2  # error of voices with random weights, whose recurrence amplifies rounding most
+
+
+@pytest.fixture(scope="module", autouse=True)
+def layers_in_double():
+    """Sums of other sizes round differently, and the recurrence amplifies that.
+
+    What is compared here is who gets which values, so both sides round once, to float32.
+    """
+    convolve, linear = torch.nn.Conv1d._conv_forward, torch.nn.functional.linear
+
+    def conv1d(self, x, weight, bias):
+        return convolve(self, x.double(), weight.double(), bias.double()).to(x.dtype)
+
+    predict = BandPrediction.forward
+
+    def prediction(self, mel):
+        if mel.dtype == torch.float64:
+            return predict(self, mel)
+        return tuple(part.to(mel.dtype) for part in copy.deepcopy(self).double()(mel.double()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Conv1d, "_conv_forward", conv1d)
+        patch.setattr(BandPrediction, "forward", prediction)
+        patch.setattr(
+            torch.nn.Linear, "forward",
+            lambda self, x: linear(x.double(), self.weight.double(), self.bias.double()).to(x.dtype)
+        )  # fmt: skip
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +88,10 @@ def ordinary(engine, voices):
     ]
 
 
-def assert_same(made, expected, error=1e-4):
-    """Up to the rounding of convolutions of other sizes, which the recurrence may amplify."""
+def assert_same(made, expected):
+    """Up to what rounding is left, which the recurrence amplifies."""
     assert made.shape == expected.shape
-    np.testing.assert_allclose(made, expected, atol=error * np.abs(expected).max())
+    np.testing.assert_allclose(made, expected, atol=1e-4 * np.abs(expected).max())
 
 
 def speak(device_path, voices):
@@ -264,13 +292,13 @@ def test_voices_with_their_own_weights_speak_beside_others(engine, voices, monke
     plain = replace(mixed[0], adaptation={}, metadata={})
     other = engine.synthesize(said[0], plain, seed=7)
     difference = np.abs(other.samples - expected[0].samples).max()
-    assert difference > 3 * LOUD * np.abs(expected[0].samples).max()
+    assert difference > 0.1 * np.abs(expected[0].samples).max()
     monkeypatch.setattr(engine, "path", DevicePath(engine, slots=3, capacity=512))
     for made, right in zip(engine.synthesize(said, mixed, seed=7), expected, strict=True):
-        assert_same(made.samples, right.samples, LOUD)
+        assert_same(made.samples, right.samples)
         assert made.words == right.words
     streamed = np.concatenate(list(engine.stream(said[2], mixed[2], seed=7)))
-    assert_same(streamed, expected[2].samples, LOUD)
+    assert_same(streamed, expected[2].samples)
     captured = len(engine.path._guest._stage._finishers)
     for seed in range(3, 9):  # more than the engine keeps ready
         voice = adapted_voice(engine, seed)
@@ -279,7 +307,7 @@ def test_voices_with_their_own_weights_speak_beside_others(engine, voices, monke
     with Scheduler(engine) as scheduler:
         jobs = [scheduler.submit(text, voice, seed=7, stream=False) for text, voice in pairs]
         for job, right in zip(jobs, expected, strict=True):
-            assert_same(np.concatenate(list(job)), right.samples, LOUD)
+            assert_same(np.concatenate(list(job)), right.samples)
 
 
 def test_convolutions_stay_exact_until_the_last_thread_is_out():

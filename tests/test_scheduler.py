@@ -10,6 +10,7 @@ import torch
 from fake_device import RATE, FakeDevice, alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving import wait_until
 from sounds import talk
 from tiny import make_weights
 
@@ -254,6 +255,7 @@ def test_never_more_streams_have_joined_than_the_device_has_places():
         whole = [scheduler.submit(LONG, i, stream=False) for i in range(2, 9)]
         for i, job in enumerate(whole, 2):
             equal(job.speech(), alone(LONG, i))
+        wait_until(lambda: all(job.error for job in slow))  # before anybody takes their audio
         for job in slow:
             with pytest.raises(Cancelled, match="took"):
                 job.speech()

@@ -95,7 +95,8 @@ class BandPrediction(nn.Module):
 
     def forward(self, mel: Tensor) -> tuple[Tensor, Tensor]:
         """mel [batch, n_mels, frames] -> taps [batch, bands, order, frames], gain [.., frames]."""
-        power = (self.spread @ mel.float().exp()).square() + 1e-9  # [batch, bins, frames]
+        magnitudes = mel.to(self.spread.dtype).exp()
+        power = (self.spread @ magnitudes).square() + 1e-9  # [batch, bins, frames]
         r = torch.einsum("bkf,nft->nbtk", self.lags, power)
         r = torch.cat([r[..., :1] * (1 + 1e-4) + 1e-12, r[..., 1:]], dim=-1)
         taps, error = kernels.linear_prediction(r)

@@ -98,6 +98,6 @@ def test_of_equal_scores_the_first_is_taken_and_a_hold_runs_out(device):
     inputs.folded_keys.zero_()
     inputs.key_bias.copy_(torch.tensor([[0.0, 1, 1, 1], [0, 1, 9, 9]]))
     _, path, count = generate(inputs, replace(network, weights=weights))
-    assert path[0].tolist() == [1] * 6 + [2] * 6 + [3]
-    assert path[1, :7].tolist() == [1] * 7
+    assert path[0].tolist() == [1] * 6 + [2] * 6 + [3] * 28  # beyond the count, the last position
+    assert path[1].tolist() == [1] * 40
     assert count.tolist() == [13, 7]
