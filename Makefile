@@ -97,13 +97,20 @@ quality: $(VENV)/.dev  ## measure the shipped weights on PEOPLE=folder, write do
 samples: $(VENV)/.dev  ## docs/samples/index.html: originals and clones to hear
 	$(BIN)/clonewave samples docs/samples/people -o docs/samples
 
-load: $(VENV)/.dev  ## open-loop load at 1, 2 and 4 times the capacity; bench/results/load.json
-	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --output bench/results/load.json
+load: $(VENV)/.dev  ## open-loop load at 1, 2 and 4 times the capacity; kept in bench/results
+	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --record overload
 
 # 10,000 lines and 50 kills, then half an hour of mixed load: memory must not grow by 100 MB.
-soak: $(VENV)/.dev  ## bulk runs killed 50 times, then 30 minutes of load; bench/results/soak.json
+SOAK_S ?= 1800
+SOAK_URL := http://127.0.0.1:8199
+soak: $(VENV)/.dev  ## bulk runs killed 50 times, then 30 minutes of a loaded server; kept in bench/results
 	PYTHONPATH=. $(BIN)/python bench/fuzz.py bulk
-	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --soak --seconds 1800 --output bench/results/soak.json
+	@$(BIN)/clonewave serve --port 8199 --rate-limit 0 --voices build/soak & pid=$$!; \
+	trap 'kill $$pid' EXIT; \
+	until $(BIN)/python -c 'from urllib.request import urlopen; urlopen("$(SOAK_URL)/readyz")' \
+	  2>/dev/null; do kill -0 $$pid || exit 1; sleep 1; done; \
+	$(BIN)/python bench/load.py --url $(SOAK_URL) --soak $$pid --seconds $(SOAK_S) --deadline 110 \
+	  --record soak
 
 # Not part of `make test`: Ray is 200 MB, and its processes take a minute to start on two cores.
 cluster: $(VENV)/.dev  ## tests of serving and bulk runs on more than one process; installs Ray

@@ -123,12 +123,12 @@ def adapt(
         align_recording(engine.acoustic, engine.decoder, one, text, start, engine.backend)
         for one, text in zip(samples, transcripts, strict=True)
     ]
-    colour = torch.zeros(engine.config.acoustic.audio.n_mels, 1)
+    change = torch.zeros(engine.config.acoustic.audio.n_mels, 1)
     if len(equaliser):
-        colour = torch.tensor(equaliser)[:, None]
+        change = torch.tensor(equaliser)[:, None]
     training, held_back = split(aligned, engine.config.acoustic)
-    training = [one._replace(mel=one.mel - colour) for one in training]
-    judge = _Judge(engine, held_back, method, colour)
+    training = [one._replace(mel=one.mel - change) for one in training]
+    judge = _Judge(engine, held_back, method, change)
     rank = rank if method == "adapt-model" else 0
     fit = _Fit(*adapt_weights.trainable(engine.acoustic, rank), start, training)
     found = Adapted(embedding, {})
@@ -275,10 +275,10 @@ class _Judge:
     """The speaker metric, and how far a voice's sentences are from what they should be."""
 
     def __init__(
-        self, engine: Engine, held_back: list[Tensor], method: str, colour: Tensor
+        self, engine: Engine, held_back: list[Tensor], method: str, equaliser: Tensor
     ) -> None:
         self.verifier = _verifier(engine)
-        self.backend, self.colour = engine.backend, colour
+        self.backend, self.equaliser = engine.backend, equaliser
         self.texts = [text_ids(s.symbols()) for text in SENTENCES for s in front_end(text)]
         self.target = F.normalize(self._embed(held_back).mean(0, keepdim=True), dim=-1)
         self.limit = MUMBLED[method]
@@ -304,6 +304,6 @@ class _Judge:
         costs = [
             dynamic_time_warp(a, b)[1] for a, b in zip(said, self.before, strict=True)
         ]
-        heard = self._embed([mel + self.colour for mel in mels])
+        heard = self._embed([mel + self.equaliser for mel in mels])
         score = self.verifier.score(heard, self.target).mean()
         return float(score), float(np.mean(costs))

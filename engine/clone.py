@@ -15,7 +15,7 @@ from engine.audio import AudioSource, CloningSample
 from engine.errors import EngineError, InputError
 from engine.models.layers import log_mel
 from engine.sample_weights import agreement, clearness
-from engine.spectrum import equaliser, loud_average
+from engine.spectrum import equaliser_for, loud_average
 from engine.voice import Voice
 
 if TYPE_CHECKING:
@@ -80,16 +80,11 @@ def clone(
     samples = [audio.prepare(s, sample_rate, config=config.audio) for s in sources]
     mels = [_mel(sample.samples, engine) for sample in samples]
     embedding, weights = encode(engine, mels, trust(engine, samples))
-    metadata = {
-        "method": method,
-        "seconds": f"{sum(s.seconds for s in samples):.2f}",
-        "snr_db": ",".join(f"{s.snr_db:.0f}" for s in samples),
-        "created": datetime.date.today().isoformat(),
-    }
+    metadata = provenance(method, samples)
     metadata |= {"name": name} if name else {}
     metadata |= {"consent": consent} if consent else {}
     averages = torch.cat([loud_average(mel[None]) for mel in mels]).cpu().numpy()
-    colour = equalised(engine, embedding, averages, weights)
+    equaliser = equalised(engine, embedding, averages, weights)
     difference: dict[str, np.ndarray] = {}
     if adapting:
         from engine.adapt import adapt  # here: it needs the training code, encoding does not
@@ -97,15 +92,25 @@ def clone(
         used = [i for i, w in enumerate(weights) if w * len(weights) >= DOUBTFUL]
         found = adapt(
             engine, [samples[i].samples for i in used],
-            [texts[i] or recognise(samples[i]) for i in used], embedding, colour,
+            [texts[i] or recognise(samples[i]) for i in used], embedding, equaliser,
             method=method, budget_s=budget_s, on_look=on_look, progress=progress,
         )  # fmt: skip
         embedding, difference = found.embedding, found.difference
         metadata |= found.metadata()
     return Voice(
         embedding, tuple(weights.tolist()), engine.encoder_hash, metadata, engine.acoustic_hash,
-        difference, colour,
+        difference, equaliser,
     )  # fmt: skip
+
+
+def provenance(method: str, samples: Sequence[CloningSample]) -> dict[str, str]:
+    """What a voice's metadata say of how it was made."""
+    return {
+        "method": method,
+        "seconds": f"{sum(s.seconds for s in samples):.2f}",
+        "snr_db": ",".join(f"{s.snr_db:.0f}" for s in samples),
+        "created": datetime.date.today().isoformat(),
+    }
 
 
 def equalised(
@@ -119,7 +124,7 @@ def equalised(
     """
     if engine.spectrum is None:
         return np.zeros(0, np.float32)
-    return equaliser(weights @ averages, engine.spectrum(embedding))
+    return equaliser_for(weights @ averages, engine.spectrum(embedding))
 
 
 def _texts(transcript: Transcript, count: int) -> list[str]:

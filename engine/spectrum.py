@@ -62,7 +62,7 @@ def loud_average(mel: Tensor, frames: Tensor | None = None) -> Tensor:
     return torch.where(loud, mel, 0.0).sum(-1) / loud.sum(-1)
 
 
-def equaliser(heard: np.ndarray, own: np.ndarray) -> np.ndarray:
+def equaliser_for(heard: np.ndarray, own: np.ndarray) -> np.ndarray:
     """What to add to a generator's log-mel so that its average becomes that of a recording.
 
     Smooth over bands, and neither louder nor softer on the whole.

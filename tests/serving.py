@@ -13,7 +13,9 @@ import numpy as np
 import soundfile
 from fake_device import FakeDevice
 from sounds import talk
+from tiny import make_weights
 
+from engine import Engine, Voice
 from engine.serve.app import build_app
 from engine.serve.scheduler import Scheduler
 from engine.serve.server import make_server
@@ -37,6 +39,13 @@ class Slow(Speaker):
     def step(self, streams, frames):
         time.sleep(0.004)
         return super().step(streams, frames)
+
+
+def make_engine(folder):
+    """A tiny engine in `folder` that has a default voice."""
+    engine = Engine(make_weights(folder))
+    Voice([0.5] * 16, (1.0,), engine.encoder_hash).save(folder / "voice.safetensors")
+    return engine
 
 
 def make_app(engine, folder, device=None, queue=None, **options):

@@ -11,10 +11,9 @@ import httpx
 import numpy as np
 import pytest
 from fake_device import alone
-from serving import CONSENT, Speaker, call, client, close, make_app, recording, upload
-from tiny import make_weights
+from serving import CONSENT, Speaker, call, client, close, make_app, make_engine, recording, upload
 
-from engine import Engine, Voice, audio
+from engine import Voice, audio
 from engine.serve.encode import FORMATS
 from engine.serve.scheduler import Limits
 
@@ -23,11 +22,7 @@ TEXT = "One sentence. And another one!"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    folder = make_weights(tmp_path_factory.mktemp("weights"))
-    engine = Engine(folder)
-    default = Voice(np.full(16, 0.5, np.float32), (1.0,), engine.encoder_hash)
-    default.save(folder / "voice.safetensors")
-    return engine
+    return make_engine(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -4,10 +4,9 @@ import asyncio
 from urllib.parse import quote
 
 import pytest
-from serving import CONSENT, call, client, close, make_app, recording, upload
-from tiny import make_weights
+from serving import CONSENT, call, client, close, make_app, make_engine, recording, upload
 
-from engine import Engine, Voice
+from engine import Voice
 from engine.errors import ConfigError
 from engine.serve.keys import Keys, add_key, parse
 from engine.serve.settings import Limits, Settings
@@ -23,10 +22,7 @@ SCOPES = {
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    folder = make_weights(tmp_path_factory.mktemp("weights"))
-    engine = Engine(folder)
-    Voice([0.5] * 16, (1.0,), engine.encoder_hash).save(folder / "voice.safetensors")
-    return engine
+    return make_engine(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,8 @@ import sqlite3
 import damage
 import httpx
 import pytest
-from serving import Slow, call, close, make_app, running, upload, wait_until
-from tiny import make_weights
+from serving import Slow, call, close, make_app, make_engine, running, upload, wait_until
 
-from engine import Engine, Voice
 from engine.serve import decode
 from engine.serve.decode import AudioRefused, Decoder
 from engine.serve.settings import DecodeLimits, Limits
@@ -23,10 +21,7 @@ SPEECH = {"input": "Still here, and speaking.", "response_format": "pcm", "seed"
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    folder = make_weights(tmp_path_factory.mktemp("weights"))
-    engine = Engine(folder)
-    Voice([0.5] * 16, (1.0,), engine.encoder_hash).save(folder / "voice.safetensors")
-    return engine
+    return make_engine(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

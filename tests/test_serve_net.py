@@ -10,11 +10,9 @@ import httpx
 import numpy as np
 import openai
 import pytest
-from serving import CONSENT, Slow, make_app, recording, running, wait_until
-from tiny import make_weights
+from serving import CONSENT, Slow, make_app, make_engine, recording, running, wait_until
 from websockets.sync.client import connect
 
-from engine import Engine, Voice
 from engine.serve.settings import Limits
 
 TEXT = "The first sentence. The second sentence. And the third one, which ends it."
@@ -24,10 +22,7 @@ QUICK = Limits(header_s=0.5, body_idle_s=0.5, keep_alive_s=1.0, requests_per_min
 
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
-    folder = make_weights(tmp_path_factory.mktemp("weights"))
-    engine = Engine(folder)
-    Voice([0.5] * 16, (1.0,), engine.encoder_hash).save(folder / "voice.safetensors")
-    return engine
+    return make_engine(tmp_path_factory.mktemp("weights"))
 
 
 @pytest.fixture

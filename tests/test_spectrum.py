@@ -13,7 +13,7 @@ import engine as package
 from engine import Engine, Voice, VoiceError, WeightsError, spectrum
 from engine.config import AudioConfig
 from engine.models.layers import log_mel
-from engine.spectrum import DB, HIGHEST, LOWEST, Spectrum, equaliser, loud_average
+from engine.spectrum import DB, HIGHEST, LOWEST, Spectrum, equaliser_for, loud_average
 from engine.synthesize import speak
 from engine.text import front_end
 
@@ -45,13 +45,13 @@ def test_the_average_is_that_of_the_loud_frames_and_padding_is_none():
 def test_the_equaliser_turns_one_average_into_another_within_its_limits():
     own = np.linspace(-2, -5, 100)
     shape = 6 * DB * np.sin(np.linspace(0, 2 * np.pi, 100))  # +-6 dB, smooth
-    found = equaliser(own + shape + 1.5, own)  # and louder, which is no colour
+    found = equaliser_for(own + shape + 1.5, own)  # and louder, which is no colour
     np.testing.assert_allclose(found - found.mean(), shape - shape.mean(), atol=0.25 * DB)
     loudness = lambda spectrum: np.log(np.exp(2 * spectrum).sum()) / 2  # noqa: E731
     assert loudness(own + found) == pytest.approx(loudness(own), abs=0.01)
-    far = equaliser(own + 10 * np.sign(shape), own)
+    far = equaliser_for(own + 10 * np.sign(shape), own)
     assert far.min() >= LOWEST - 1e-6 and far.max() <= HIGHEST + 1e-6
-    np.testing.assert_allclose(equaliser(own, own), 0, atol=1e-6)
+    np.testing.assert_allclose(equaliser_for(own, own), 0, atol=1e-6)
 
 
 def test_ridge_finds_how_the_generator_sounds(speaking):
@@ -69,7 +69,7 @@ def test_a_clone_is_equalised_to_its_recording_and_sounds_like_it(speaking):
     voice = speaking.clone(talk(3.0), RATE)
     audio = AudioConfig()
     recording = loud_average(log_mel(torch.from_numpy(talk(3.0))[None], audio))[0].numpy()
-    expected = equaliser(recording, speaking.spectrum(voice.embedding))
+    expected = equaliser_for(recording, speaking.spectrum(voice.embedding))
     np.testing.assert_allclose(voice.equaliser, expected, atol=0.05)
     assert np.abs(voice.equaliser).max() > 1 * DB
     flat = speaking.speaker(voice.embedding)
@@ -92,7 +92,7 @@ def test_several_samples_count_by_their_weights(speaking):
         for s in (loud, dull)
     ]
     mixed = both.weights[0] * heard[0] + both.weights[1] * heard[1]
-    expected = equaliser(mixed, speaking.spectrum(both.embedding))
+    expected = equaliser_for(mixed, speaking.spectrum(both.embedding))
     np.testing.assert_allclose(both.equaliser, expected, atol=0.1)
 
 

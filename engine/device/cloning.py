@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import os
 import threading
 from collections.abc import Sequence
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from engine import audio
 from engine.audio import AudioSource, CloningSample
-from engine.clone import MAX_SAMPLES, equalised, trust
+from engine.clone import MAX_SAMPLES, equalised, provenance, trust
 from engine.device.replay import Readback, Replay, bucket, exact, upload
 from engine.errors import InputError
 from engine.models.layers import log_mel
@@ -85,14 +84,9 @@ def _voice(
     engine: Engine, samples: list[CloningSample], embedding: np.ndarray, weights: np.ndarray,
     averages: np.ndarray,
 ) -> Voice:  # fmt: skip
-    metadata = {
-        "method": "encode",
-        "seconds": f"{sum(s.seconds for s in samples):.2f}",
-        "snr_db": ",".join(f"{s.snr_db:.0f}" for s in samples),
-        "created": datetime.date.today().isoformat(),
-    }
     return Voice(
-        embedding, tuple(weights.tolist()), engine.encoder_hash, metadata, engine.acoustic_hash,
+        embedding, tuple(weights.tolist()), engine.encoder_hash,
+        provenance("encode", samples), engine.acoustic_hash,
         equaliser=equalised(engine, embedding, averages, weights),
     )  # fmt: skip
 
