@@ -92,7 +92,7 @@ class Job:
         self.sentences = 0
         self.parts_left = 0  # not yet ended; the scheduler's, as are these:
         self.under_way = 0
-        self.symbols_left = 0.0  # at speed 1
+        self.symbols = self.symbols_left = 0.0  # in all, and not yet spoken; at speed 1
         self.complete = False  # no more text will come
         self.created = self.arrived = time.monotonic()
         self.first_at: float | None = None

@@ -61,12 +61,13 @@ class Lane:
                 now = time.monotonic()
                 ready = [(self.queue.due(p), p) for p in self.active if p.job.has_room()]
                 ready.sort(key=lambda entry: entry[0])
-                head = self.queue.head()
-                if head is not None and self._first(head, ready):
-                    self.queue.pop()
-                    timing = head.job.timing
-                    timing.queue_s = timing.queue_s or now - head.job.created
-                    return lambda: self._speak(head)
+                head = self.queue.head(now)
+                if head is not None and self._first(*head, ready):
+                    part = head[1]
+                    self.queue.pop(part)
+                    timing = part.job.timing
+                    timing.queue_s = timing.queue_s or now - part.job.created
+                    return lambda: self._speak(part)
                 if ready:
                     batch = [part for _, part in ready[: self.capacity]]
                     return lambda: self._step(batch)
@@ -75,7 +76,7 @@ class Lane:
                 self.lock.wait(None if until is None else max(0.0, until - now))
             return None
 
-    def _first(self, head: Part, ready: list[tuple[float, Part]]) -> bool:
+    def _first(self, needed: float, head: Part, ready: list[tuple[float, Part]]) -> bool:
         """Should the sentence that waits be taken up before the streams take their next step?
 
         Yes, unless a stream is needed sooner (its listener would hear a gap) or there is no room.
@@ -85,7 +86,7 @@ class Lane:
             return False
         streamed = [due for due, part in ready if part.job.settings.stream]
         taken = len(streamed) if head.job.settings.stream else len(ready)
-        return taken < self.capacity and (not streamed or head.rank <= min(streamed))
+        return taken < self.capacity and (not streamed or needed <= min(streamed))
 
     def _sweep(self) -> float | None:
         """Drop what is cancelled, late or stalled; the next moment to look again."""

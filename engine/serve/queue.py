@@ -2,8 +2,10 @@
 
 Sentences are ordered by the moment they are needed: a new stream's first when it arrives, a playing
 stream's next when its audio runs out, bulk half a minute after it arrives. Such a rank never has to
-be raised: whatever waits is passed by fewer and fewer, so bulk ages and nothing starves. A key that
-asks for much is ranked as if its jobs had arrived at the pace of its share (a virtual clock).
+be raised: whatever waits is passed by fewer and fewer, so bulk ages and nothing starves. But a stream
+that plays goes before one that has not begun as soon as it is needed: when all are late, those begun
+are finished first, or every listener would wait again at every sentence. A key that asks for much is
+ranked as if its jobs had arrived at the pace of its share (a virtual clock).
 """
 
 from __future__ import annotations
@@ -22,6 +24,8 @@ from engine.serve.job import Job, Part
 WHOLE_DELAY_S = 1.0  # a reader that waits for all of it can wait a moment longer
 BULK_DELAY_S = 30.0
 MARGIN_S = 0.3  # a stream that plays is served before less than this is left to play
+END_S = 1.0  # a stream is paced to end so long before its deadline
+SLACK = 1.3  # predictions may be so much too short before a deadline is missed
 SPEAK_SHARE = 0.4  # of a sentence's work, for estimates only: its mel; the rest is the vocoder
 FIRST_GUESS_S = 0.005  # of device time per symbol; measured from the warm-up on
 
@@ -52,7 +56,8 @@ class Queue:
         self.jobs: dict[Job, None] = {}
         self.counts: Counter[str] = Counter()
         self.seconds_per_symbol = FIRST_GUESS_S  # of one lane
-        self._pending: list[tuple[float, int, Part]] = []
+        self._new: list[tuple[float, int, Part]] = []  # waiting, of jobs that play nothing yet
+        self._playing: list[tuple[float, int, Part]] = []  # waiting, of streams that do
         self._clocks: dict[str, float] = {}  # by key: when its next job counts as arrived
         self._order = itertools.count()
 
@@ -71,7 +76,7 @@ class Queue:
             self._refuse("wait", f"the queue is {wait:.0f} s long", wait - limits.max_wait_s)
         if asked.deadline is not None:
             left = asked.deadline - time.monotonic()
-            over = ahead + symbols * self.seconds_per_symbol - left
+            over = SLACK * (ahead + symbols * self.seconds_per_symbol) - left
             if over > 0:
                 self._refuse("deadline", "it would not be done before its deadline", over)
         if job in self.jobs:
@@ -98,7 +103,8 @@ class Queue:
     def wait_s(self) -> float:
         """Predicted seconds until the interactive sentences that wait now are taken up."""
         symbols = sum(
-            part.symbols for _, _, part in self._pending if part.job.settings.priority != "bulk"
+            part.symbols for _, _, part in self._new + self._playing
+            if part.job.settings.priority != "bulk"
         )
         return symbols * self.seconds_per_symbol / self.lanes
 
@@ -117,7 +123,9 @@ class Queue:
             job.arrived = self._arrival(job, parts)
         job.waiting.extend(parts)
         job.parts_left += len(parts)
-        job.symbols_left += sum(part.symbols for part in parts) / job.settings.speed
+        symbols = sum(part.symbols for part in parts) / job.settings.speed
+        job.symbols += symbols
+        job.symbols_left += symbols
         self.advance(job)
 
     def _arrival(self, job: Job, parts: list[Part]) -> float:
@@ -138,7 +146,9 @@ class Queue:
             part = job.waiting.popleft()
             job.under_way += 1
             part.rank = self.due(part)
-            heapq.heappush(self._pending, (part.rank, next(self._order), part))
+            plays = job.settings.stream and job.first_at is not None
+            heap = self._playing if plays else self._new
+            heapq.heappush(heap, (part.rank, next(self._order), part))
 
     def due(self, part: Part) -> float:
         """When (time.monotonic) the next samples of a sentence are needed."""
@@ -149,14 +159,24 @@ class Queue:
             return job.arrived + WHOLE_DELAY_S
         if job.first_at is None:
             return job.arrived
-        return max(job.arrived, job.first_at + job.seconds - MARGIN_S)
+        plays = job.first_at + job.seconds - MARGIN_S
+        if job.settings.deadline is None:
+            return plays
+        # started late, it has to run faster than it plays
+        done = 1 - job.symbols_left / job.symbols
+        return min(plays, job.first_at + done * (job.settings.deadline - END_S - job.first_at))
 
-    def head(self) -> Part | None:
-        """The sentence that is needed first."""
-        return self._pending[0][2] if self._pending else None
+    def head(self, now: float) -> tuple[float, Part] | None:
+        """The sentence to take up next, and when it is needed: if it is to begin a stream, not
+        before now, however long it has waited."""
+        begins = max(now, self._new[0][0]) if self._new else math.inf
+        if self._playing and self._playing[0][0] <= begins:
+            return self._playing[0][0], self._playing[0][2]
+        return (begins, self._new[0][2]) if self._new else None
 
-    def pop(self) -> Part:
-        return heapq.heappop(self._pending)[2]
+    def pop(self, part: Part) -> None:
+        """The head is taken up."""
+        heapq.heappop(self._playing if self._playing and self._playing[0][2] is part else self._new)
 
     # ---- progress -------------------------------------------------------------------------------
 
@@ -189,7 +209,7 @@ class Queue:
             job.fail(error)
             stage = "queued" if job.timing.queue_s is None else "running"
             self.counts[f"{type(job.error).__name__}_{stage}"] += 1
-            left = [entry for entry in self._pending if entry[2].job is not job]
-            if len(left) < len(self._pending):
-                heapq.heapify(left)
-                self._pending = left
+            for heap in (self._new, self._playing):
+                if any(entry[2].job is job for entry in heap):
+                    heap[:] = [entry for entry in heap if entry[2].job is not job]
+                    heapq.heapify(heap)
