@@ -9,6 +9,7 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,9 +25,15 @@ def interpreting() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "yes", "on", "y")
 
 
+@cache
+def _installed() -> bool:
+    """Asked at every call of an op, and a search of the disk."""
+    return importlib.util.find_spec("triton") is not None
+
+
 def why_not() -> str | None:
     """None if Triton kernels can run here, else the reason."""
-    if importlib.util.find_spec("triton") is None:
+    if not _installed():
         return "triton is not installed: pip install triton (Linux)"
     if not interpreting() and not torch.cuda.is_available():
         return "no CUDA device here"

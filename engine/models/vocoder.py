@@ -233,7 +233,7 @@ class VocoderStream:
         self.state = network.state()
         self.past = mel.new_zeros(1, c.bands, c.lpc_order)
         self.reach = -(-c.pqmf_taps // (2 * c.bands))  # band steps a sample depends on, each side
-        self.tail = mel.new_zeros(1, c.bands, self.reach)
+        self.tail = mel.new_zeros(1, c.bands, 2 * self.reach)
         _, filters = kernels.pqmf_filters(c.bands, c.pqmf_taps, c.pqmf_cutoff, c.pqmf_beta)
         self.filters = filters.to(mel.device)
 
@@ -268,7 +268,7 @@ class VocoderStream:
             self.conditioning[..., self.at : end], self._noise(end), self.network, self.state,
             backend=self.backend,
         )  # fmt: skip
-        return self._samples(bands, end)
+        return _samples([(self, end)], bands)[0]
 
     def _noise(self, end: int) -> Tensor:
         """[1, bands, band_steps] for the frames up to `end`."""
@@ -278,24 +278,6 @@ class VocoderStream:
             self.seed, self.number, first, last - first, c.bands, backend=self.backend
         )
         return noise.to(self.tail.device)[None] * self.vocoder.temperature
-
-    def _samples(self, bands: Tensor, end: int) -> Tensor:
-        """From the excitation of the frames up to `end` to the samples they make known."""
-        part = slice(self.at, end)
-        if self.prediction is not None:
-            taps, gain = self.prediction
-            bands = kernels.lpc_synthesis(
-                bands, taps[..., part].contiguous(), gain[..., part].contiguous(), self.past,
-                backend=self.backend,
-            )  # fmt: skip
-        self.at = end
-        known = torch.cat([self.tail, bands], dim=-1)
-        if end == self.frames and self._whole is None:
-            known = F.pad(known, (0, self.reach))
-        self.tail = known[..., -2 * self.reach :]
-        samples = kernels.pqmf_synthesis(known, self.filters, backend=self.backend)
-        margin = self.reach * self.vocoder.config.bands
-        return samples[0, margin : samples.shape[1] - margin].clamp(-1, 1)
 
 
 @torch.no_grad()
@@ -308,31 +290,60 @@ def next_together(streams: Sequence[VocoderStream], frames: int) -> list[Tensor]
     """
     first = streams[0]
     repeat = first.vocoder.config.band_steps_per_frame
-    ends = [min(stream.at + frames, stream.frames) for stream in streams]
-    most = max(end - stream.at for stream, end in zip(streams, ends, strict=True))
-    pad = lambda x, per: F.pad(x, (0, most * per - x.shape[-1]))  # noqa: E731
-    rows = list(zip(streams, ends, strict=True))
-    conditioning = torch.cat([pad(s.conditioning[..., s.at : end], 1) for s, end in rows])
-    noise = torch.cat([pad(s._noise(end), repeat) for s, end in rows])
+    rows = [(stream, min(stream.at + frames, stream.frames)) for stream in streams]
+    conditioning = _side_by_side([s.conditioning[..., s.at : end] for s, end in rows])
+    noise = _side_by_side([s._noise(end) for s, end in rows])
     parts = zip(*(stream.state for stream in streams), strict=True)
     state = WaveNetState(*(torch.cat(part) for part in parts))
     bands = kernels.wavenet_generate(
         conditioning, noise, first.network, state, backend=first.backend
     )
-    before = [(stream.at, stream.tail, stream.past.clone()) for stream in streams]
-    try:
-        samples = [
-            s._samples(bands[i : i + 1, :, : (end - s.at) * repeat].contiguous(), end)
-            for i, (s, end) in enumerate(rows)
-        ]
-    except BaseException:
-        for stream, saved in zip(streams, before, strict=True):
-            stream.at, stream.tail, stream.past = saved
-        raise
+    for i, (stream, end) in enumerate(rows):
+        bands[i, :, (end - stream.at) * repeat :] = 0
+    samples = _samples(rows, bands)
     for i, stream in enumerate(streams):
         for mine, part in zip(stream.state, state, strict=True):
             mine.copy_(part[i : i + 1])
     return samples
+
+
+def _samples(rows: Sequence[tuple[VocoderStream, int]], bands: Tensor) -> list[Tensor]:
+    """From the excitation of each stream's frames up to an end to the samples they make known.
+
+    bands: [streams, bands, band_steps], zero from the end of a stream on. Moves the streams.
+    """
+    first = rows[0][0]
+    c, reach, backend = first.vocoder.config, first.reach, first.backend
+    past = torch.cat([s.past for s, _ in rows])
+    if first.prediction is not None:
+        taps, gain = (
+            _side_by_side([s.prediction[i][..., s.at : end] for s, end in rows if s.prediction])
+            for i in (0, 1)
+        )
+        bands = kernels.lpc_synthesis(bands, taps, gain, past, backend=backend)
+    tails = torch.cat([s.tail for s, _ in rows])
+    known = F.pad(torch.cat([tails, bands], dim=-1), (0, reach))
+    samples = kernels.pqmf_synthesis(known, first.filters, backend=backend).clamp(-1, 1)
+    made = []
+    for i, (stream, end) in enumerate(rows):
+        steps = (end - stream.at) * c.band_steps_per_frame
+        begin = reach if stream.at else 2 * reach  # a tail of nothing
+        stop = steps + reach
+        if end == stream.frames and stream._whole is None:
+            stop += reach
+        made.append(samples[i, begin * c.bands : stop * c.bands])
+        stream.at, stream.past = end, past[i : i + 1]
+        stream.tail = known[i : i + 1, :, steps : steps + 2 * reach]
+    return made
+
+
+def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """[1, .., length] of each stream -> [streams, .., the longest], zeros after the shorter."""
+    most = max(part.shape[-1] for part in parts)
+    return torch.cat([
+        part if part.shape[-1] == most else F.pad(part, (0, most - part.shape[-1]))
+        for part in parts
+    ])
 
 
 def finish_together(streams: Sequence[VocoderStream]) -> list[Tensor]:

@@ -62,7 +62,7 @@ class Lane:
                 ready = [(self.queue.due(p), p) for p in self.active if p.job.has_room()]
                 ready.sort(key=lambda entry: entry[0])
                 head = self.queue.head(now)
-                if head is not None and self._first(*head, ready):
+                if head is not None and self._first(*head, ready, now):
                     part = head[1]
                     self.queue.pop(part)
                     timing = part.job.timing
@@ -76,16 +76,22 @@ class Lane:
                 self.lock.wait(None if until is None else max(0.0, until - now))
             return None
 
-    def _first(self, needed: float, head: Part, ready: list[tuple[float, Part]]) -> bool:
+    def _first(
+        self, needed: float, head: Part, ready: list[tuple[float, Part]], now: float
+    ) -> bool:
         """Should the sentence that waits be taken up before the streams take their next step?
 
         Yes, unless a stream is needed sooner (its listener would hear a gap) or there is no room.
-        What is not streamed never holds up what waits, and leaves room for what is streamed.
+        Few streams together are many times faster than they play, so another may always join them:
+        where all are late, only full batches catch up. What is not streamed never holds up what
+        waits, and leaves room for what is streamed.
         """
         if len(self.active) >= self.device.places:
             return False
         streamed = [due for due, part in ready if part.job.settings.stream]
         taken = len(streamed) if head.job.settings.stream else len(ready)
+        if taken < self.capacity // 2 and needed <= now:
+            return True
         return taken < self.capacity and (not streamed or needed <= min(streamed))
 
     def _sweep(self) -> float | None:
@@ -130,8 +136,10 @@ class Lane:
 
     def _step(self, parts: list[Part]) -> None:
         limits = self.queue.limits
-        streamed = any(part.job.settings.stream for part in parts)
-        frames = limits.chunk_frames if streamed else limits.whole_frames
+        frames = limits.whole_frames
+        if any(part.job.settings.stream for part in parts):
+            busy = len(parts) > self.capacity // 2
+            frames = limits.busy_frames if busy else limits.chunk_frames
         begin = time.monotonic()
         try:
             made = self.device.step([part.stream for part in parts], frames)

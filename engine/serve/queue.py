@@ -2,10 +2,10 @@
 
 Sentences are ordered by the moment they are needed: a new stream's first when it arrives, a playing
 stream's next when its audio runs out, bulk half a minute after it arrives. Such a rank never has to
-be raised: whatever waits is passed by fewer and fewer, so bulk ages and nothing starves. But a stream
-that plays goes before one that has not begun as soon as it is needed: when all are late, those begun
-are finished first, or every listener would wait again at every sentence. A key that asks for much is
-ranked as if its jobs had arrived at the pace of its share (a virtual clock).
+be raised: whatever waits is passed by fewer and fewer, so bulk ages and nothing starves. But a
+stream that plays goes before one that has not begun as soon as it is needed: when all are late,
+those begun are finished first, or every listener would wait again at every sentence. A key that
+asks for much is ranked as if its jobs had arrived at the pace of its share (a virtual clock).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WHOLE_DELAY_S = 1.0  # a reader that waits for all of it can wait a moment longe
 BULK_DELAY_S = 30.0
 MARGIN_S = 0.3  # a stream that plays is served before less than this is left to play
 END_S = 1.0  # a stream is paced to end so long before its deadline
-SLACK = 1.3  # predictions may be so much too short before a deadline is missed
+SLACK = 1.5  # predictions may be so much too short before a deadline is missed
 SPEAK_SHARE = 0.4  # of a sentence's work, for estimates only: its mel; the rest is the vocoder
 FIRST_GUESS_S = 0.005  # of device time per symbol; measured from the warm-up on
 
@@ -44,6 +44,7 @@ class Limits:
     stall_s: float = 10.0  # a reader that takes nothing for so long is given up
     buffer_chunks: int = 4  # made ahead of the reader of a stream
     chunk_frames: int = 4  # of a stream: 43 ms
+    busy_frames: int = 7  # of a stream beside many others: 75 ms, for a third less overhead
     whole_frames: int = 16  # of what is not streamed
     parallel: int = 4  # sentences at a time of one job that is not streamed
 
