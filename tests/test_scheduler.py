@@ -3,11 +3,12 @@
 import asyncio
 import math
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from fake_device import RATE, FakeDevice, alone
+from fake_device import HOP, RATE, FakeDevice, alone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from serving import wait_until
@@ -281,6 +282,93 @@ def test_a_with_block_that_is_left_early_cancels(scheduler):
     with scheduler.submit(LONG, 1) as job:
         next(iter(job))
     assert isinstance(job.error, Cancelled)
+
+
+# ---- overload -----------------------------------------------------------------------------------
+
+
+class PacedDevice(FakeDevice):
+    """One lane whose work moves a clock of its own, and whose customers arrive by that clock."""
+
+    sample_rate, frame_s = 200, HOP / 200  # a character takes 80 ms to say
+    symbol_s, step_s, stream_s = 2e-3, 5e-3, 2e-3  # costs: of speaking, of a step, of each stream
+
+    def __init__(self, capacity: int = 8) -> None:
+        super().__init__(capacity=capacity, rate=4e-3)
+        self.now = 1000.0
+        self.arrivals: list[float] = []
+        self.arrive = lambda: None
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+        while self.arrivals and self.arrivals[0] <= self.now:
+            self.arrivals.pop(0)
+            self.arrive()
+
+    def speak(self, sentence, speaker, speed):
+        self.pass_time(self.symbol_s * len(sentence.symbols()))
+        return super().speak(sentence, speaker, speed)
+
+    def step(self, streams, frames):
+        self.pass_time((self.step_s + self.stream_s * len(streams)) * frames / 4)
+        return super().step(streams, frames)
+
+
+def flood(monkeypatch, per_s: float, seconds: float = 120.0):
+    """Requests of one to three sentences at random moments: the jobs accepted, and audio seconds
+    of those that were finished in time per second."""
+    device, rng = PacedDevice(), np.random.default_rng(3)
+    clock = SimpleNamespace(monotonic=device.monotonic)
+    for module in ("queue", "lanes", "job", "scheduler"):
+        monkeypatch.setattr(f"engine.serve.{module}.time", clock)
+    begin, jobs = device.now, []
+    scheduler = Scheduler(device, Limits(buffer_chunks=10**6), start=False)
+    sentence = "One sentence of some words more. "
+
+    def arrive():
+        try:
+            jobs.append(scheduler.submit(sentence * rng.integers(1, 4), 1, deadline_s=15))
+        except Overloaded:
+            return
+
+    device.arrive = arrive
+    gaps = rng.exponential(1 / per_s, size=int(per_s * seconds))
+    device.arrivals = list(begin + np.cumsum(gaps))
+    arrive()
+    scheduler.start()
+
+    def over():
+        idle = not scheduler.stats()["jobs"]
+        if idle and device.arrivals:
+            device.pass_time(device.arrivals[0] - device.now)
+        return idle and not device.arrivals
+
+    wait_until(over, 60)
+    scheduler.close()
+    good = [job for job in jobs if job.error is None]
+    return jobs, sum(job.seconds for job in good) / (device.now - begin)
+
+
+def test_under_overload_what_is_accepted_is_done_in_time_and_the_device_is_not_wasted(monkeypatch):
+    _, peak = flood(monkeypatch, per_s=6.0)
+    accepted, goodput = flood(monkeypatch, per_s=24.0)
+    assert [job.error for job in accepted if job.error] == []
+    assert goodput >= 0.9 * peak
+
+
+def test_when_all_are_late_streams_that_play_are_finished_before_others_begin():
+    device = FakeDevice(capacity=1)
+    scheduler = held(device, Limits())
+    jobs = [scheduler.submit(f"{name} one. {name} two.", 1) for name in ("First", "Second")]
+    threading.Event().wait(0.5)  # the second has now waited for longer than the first will play
+    device.gate.set()
+    for job in jobs:
+        job.speech()
+    assert device.spoken == ["First one.", "First two.", "Second one.", "Second two."]
+    scheduler.close()
 
 
 # ---- faults -------------------------------------------------------------------------------------
