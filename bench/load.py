@@ -26,7 +26,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
+import aiohttp
 from results import record
 
 import engine
@@ -81,7 +81,7 @@ def ask_scheduler(scheduler: Any, voice: Any, deadline_s: float) -> Ask:
 
 
 def ask_server(client: Any, deadline_s: float) -> Ask:
-    """Requests to a server, by an httpx.AsyncClient with its address and headers."""
+    """Requests to a server, by an aiohttp.ClientSession with its address and headers."""
 
     async def ask(text: str, format: str = "pcm") -> Answer:
         begin = time.monotonic()
@@ -91,18 +91,18 @@ def ask_server(client: Any, deadline_s: float) -> Ask:
             "deadline_ms": round(1000 * deadline_s),
         }  # fmt: skip
         try:
-            async with client.stream("POST", "/v1/audio/speech", json=body) as response:
-                if response.status_code != 200:
-                    await response.aread()
-                    refused = response.status_code == 429
-                    outcome = "refused" if refused else f"HTTP {response.status_code}"
+            async with client.post("/v1/audio/speech", json=body) as response:
+                if response.status != 200:
+                    await response.read()
+                    refused = response.status == 429
+                    outcome = "refused" if refused else f"HTTP {response.status}"
                     return Answer(outcome, since(), None, 0.0, "retry-after" in response.headers)
                 first, size = None, 0
-                async for data in response.aiter_raw():
+                async for data in response.content.iter_any():
                     first = since() if first is None else first
                     size += len(data)
             return Answer("ok", since(), first, size / 2 / RATE if format == "pcm" else 0.0)
-        except httpx.HTTPError as error:
+        except aiohttp.ClientError as error:
             return Answer(type(error).__name__, since())
 
     return ask
@@ -115,20 +115,20 @@ def ask_mixed(client: Any, deadline_s: float) -> Ask:
 
     async def clone(name: str) -> Answer:
         begin = time.monotonic()
-        form = {"data": {"name": name, "consent": "I am the speaker and I agree"},
-                "files": {"audio_sample": ("me.flac", recording)}}  # fmt: skip
-        made = await client.post("/v1/audio/voices", **form)
+        form = aiohttp.FormData({"name": name, "consent": "I am the speaker and I agree"})
+        form.add_field("audio_sample", recording, filename="me.flac")
+        made = await client.post("/v1/audio/voices", data=form)
         gone = await client.delete(f"/v1/audio/voices/{name}")
-        bad = [answer for answer in (made, gone) if not answer.is_success]
+        bad = [answer.status for answer in (made, gone) if not answer.ok]
         since = time.monotonic() - begin
-        return Answer(f"HTTP {bad[0].status_code}" if bad else "voice", since)
+        return Answer(f"HTTP {bad[0]}" if bad else "voice", since)
 
     async def leave(text: str) -> Answer:
         begin = time.monotonic()
         body = {"input": text, "response_format": "pcm"}
-        async with client.stream("POST", "/v1/audio/speech", json=body) as response:
-            async for _ in response.aiter_raw():
-                break
+        async with client.post("/v1/audio/speech", json=body) as response:
+            await response.content.readany()
+            response.close()
         return Answer("left", time.monotonic() - begin)
 
     async def ask(text: str) -> Answer:
@@ -246,10 +246,10 @@ async def main(args: argparse.Namespace) -> dict[str, Any]:
     multiples = [float(m) for m in args.multiples.split(",")]
     if args.url:
         headers = {"authorization": f"Bearer {args.key}"} if args.key else {}
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(
-            base_url=args.url, headers=headers, limits=limits, timeout=120
-        ) as client:
+        async with aiohttp.ClientSession(
+            args.url, headers=headers, connector=aiohttp.TCPConnector(limit=0),
+            timeout=aiohttp.ClientTimeout(120),
+        ) as client:  # fmt: skip
             if args.soak:
                 memory = partial(rss_mb, args.soak)
                 return await soak(ask_mixed(client, args.deadline), args.seconds, memory)
