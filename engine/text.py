@@ -24,6 +24,7 @@ from engine.verbalize import MAX_DIGITS, MONTH_NAMES, NUMBERED, digits, is_abbre
 __all__ = ["Rng", "Sentence", "Word", "front_end", "pieces", "text_ids"]
 
 MAX_WORD_LETTERS = 40  # longer runs of letters are cut into several words
+SPELLED = 3  # letters in a row, from which on each is followed by a short pause
 MAX_CHUNK = 200  # longest run without a space that the number rules see
 PARAGRAPH = "\u2029"
 DROPPED = "\x00"  # stands for one unspeakable character until its sentence is known
@@ -316,9 +317,23 @@ def _words(piece: str, terminal: str, written: list[tuple[str, ...]]) -> list[Wo
             separators[-1] = (LONG_PAUSE,) if token.startswith("..") else (SHORT_PAUSE,)
     if not names:
         return []
+    for i in _spelled(names, separators):
+        separators[i] = (SHORT_PAUSE,)
     separators[-1] = (terminal,)
     phones = _phones(names, separators, spoken)
     return [Word(*parts) for parts in zip(names, phones, separators, strict=True)]
+
+
+def _spelled(names: list[str], separators: list[tuple[str, ...]]) -> Iterator[int]:
+    """Words within a run of letters said one by one, such as a name spelled out."""
+    single = [len(name) == 1 and name.isupper() for name in names]
+    start = 0
+    for i in range(1, len(names) + 1):
+        if i < len(names) and single[i] and single[i - 1] and separators[i - 1] == (GAP,):
+            continue
+        if i - start >= SPELLED:
+            yield from range(start, i - 1)
+        start = i
 
 
 def _phones(

@@ -107,6 +107,11 @@ def digits(text: str) -> str:
     return " ".join(ONES[int(d)] for d in text if d in "0123456789")
 
 
+def _telephone(match: re.Match[str]) -> str:
+    groups = re.findall(r"\d+", match.group(0))
+    return f" {', '.join(map(digits, groups))} "
+
+
 def number(text: str, years: bool = False) -> str:
     """Words of '1,234.50', '007' or, where years is true, '1999' as a year."""
     whole, point, fraction = text.replace(",", "").partition(".")
@@ -263,7 +268,7 @@ _RULES: list[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     (re.compile(r"\b([A-Z][a-z]{2,3})\.\s(?=(?:\d{4})\b)"),
      lambda m: f"{MONTH_NAMES.get(m.group(1).lower(), m.group(1))} "),
     (re.compile(r"(?<![\w.])\+?(?:\d{1,3}[ -])?\(?\d{3}\)?[ -]\d{3}[ -]\d{4}\b"),
-     lambda m: f" {digits(m.group(0))} "),
+     _telephone),
     (re.compile(r"(?<=\d[AaPp][Mm])-(?=\d)"), " to "),
     (re.compile(r"(?<=\d)\s?x\s?(?=\d)"), " by "),
     (re.compile(r"\b(9)/(11)\b|\b(24)/(7)\b"),

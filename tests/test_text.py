@@ -125,6 +125,10 @@ def test_number_words():
         ("and/or 50 % now", "and or fifty percent now."),
         ("Yes. Why? Oh!", "Yes.%Why?%Oh!"),
         ("Yes / ", "Yes."),
+        ("spelled A B, C", "spelled A B/C."),
+        ("spelled A B C I D", "spelled A/B/C/I/D."),
+        ("A B C % D E F", "A/B/C%D/E/F."),
+        ("555-018-2234 or", "five five five/zero one eight/two two three four or."),
         ("...", None),
     ],
 )
