@@ -97,20 +97,22 @@ quality: $(VENV)/.dev  ## measure the shipped weights on PEOPLE=folder, write do
 samples: $(VENV)/.dev  ## docs/samples/index.html: originals and clones to hear
 	$(BIN)/clonewave samples docs/samples/people -o docs/samples
 
-load: $(VENV)/.dev  ## open-loop load at 1, 2 and 4 times the capacity; kept in bench/results
-	OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --record overload
+SERVER_URL := http://127.0.0.1:8199
+WITH_SERVER = @$(BIN)/clonewave serve --port 8199 --rate-limit 0 --voices build/voices & pid=$$!; \
+	trap 'kill $$pid' EXIT; \
+	until $(BIN)/python -c 'from urllib.request import urlopen; urlopen("$(SERVER_URL)/readyz")' \
+	  2>/dev/null; do kill -0 $$pid || exit 1; sleep 1; done;
+LOAD = OMP_NUM_THREADS=1 $(BIN)/python bench/load.py --url $(SERVER_URL)
+
+load: $(VENV)/.dev  ## a server alone and at 1 to 10 times its capacity; kept in bench/results
+	$(WITH_SERVER) $(LOAD) --alone --record first_audio && \
+	$(LOAD) --multiples 1,2,4,10 --record overload
 
 # 10,000 lines and 50 kills, then half an hour of mixed load: memory must not grow by 100 MB.
 SOAK_S ?= 1800
-SOAK_URL := http://127.0.0.1:8199
 soak: $(VENV)/.dev  ## bulk runs killed 50 times, then 30 minutes of a loaded server; kept in bench/results
 	PYTHONPATH=. $(BIN)/python bench/fuzz.py bulk
-	@$(BIN)/clonewave serve --port 8199 --rate-limit 0 --voices build/soak & pid=$$!; \
-	trap 'kill $$pid' EXIT; \
-	until $(BIN)/python -c 'from urllib.request import urlopen; urlopen("$(SOAK_URL)/readyz")' \
-	  2>/dev/null; do kill -0 $$pid || exit 1; sleep 1; done; \
-	$(BIN)/python bench/load.py --url $(SOAK_URL) --soak $$pid --seconds $(SOAK_S) --deadline 110 \
-	  --record soak
+	$(WITH_SERVER) $(LOAD) --soak $$pid --seconds $(SOAK_S) --deadline 110 --record soak
 
 # Not part of `make test`: Ray is 200 MB, and its processes take a minute to start on two cores.
 cluster: $(VENV)/.dev  ## tests of serving and bulk runs on more than one process; installs Ray
