@@ -11,10 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TYPE_CHECKING
 
 from engine.pronounce import IPA_CONSONANTS, IPA_STRESS, IPA_VOWELS
 from engine.symbols import GAP, LONG_PAUSE, SHORT_PAUSE, START, TERMINALS, VOWELS
 from engine.text import Rng, Sentence, front_end
+
+if TYPE_CHECKING:
+    from engine.data import Store
+
+SECONDS = (1.0, 12.0)  # shortest and longest utterance that is used
 
 # Seconds between two words. In the corpus gaps up to 0.075 s are mostly closures of stops within
 # running speech (-28 dB), from 0.1 s on they are silence (-42 dB and less). Half of the sentence
@@ -121,6 +127,20 @@ def align(
         return None
     spans = _without_silence(_spans(len(ours), starts, teacher, pairs), ours, starts)
     return _timed(sentence, spans, seconds, cost)
+
+
+def align_all(store: Store, sample_rate: int) -> dict[int, Aligned]:
+    """The utterances of a data set of 1 to 12 s whose durations fit their text, by index."""
+    found = {}
+    for i, (u, samples) in enumerate(zip(store.utterances, store.lengths(), strict=True)):
+        seconds = float(samples) / sample_rate
+        if u.durations is None or not SECONDS[0] < seconds < SECONDS[1]:
+            continue
+        d = u.durations
+        one = align(u.text, d.phonemes, d.frames, d.offset_s, d.frame_s, seconds)
+        if one is not None:
+            found[i] = one
+    return found
 
 
 def _word_starts(sentence: Sentence) -> set[int]:

@@ -32,7 +32,7 @@ from engine.errors import WeightsError
 from engine.files import PathLike
 
 FORMAT = "1"
-KINDS = ("vocoder", "acoustic", "encoder", "verifier", "classifier")
+KINDS = ("vocoder", "acoustic", "encoder", "verifier", "classifier", "recogniser")
 MODEL_LIMIT_BYTES = 1 << 30
 STATE_LIMIT_BYTES = 1 << 34
 HEADER_LIMIT_BYTES = 1 << 20

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable, Sequence
-from functools import cache
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -12,7 +11,7 @@ import torch
 
 from engine import audio
 from engine.audio import AudioSource, CloningSample
-from engine.errors import EngineError, InputError
+from engine.errors import InputError
 from engine.models.layers import log_mel
 from engine.sample_weights import agreement, clearness
 from engine.spectrum import equaliser_for, loud_average
@@ -20,7 +19,6 @@ from engine.voice import Voice
 
 if TYPE_CHECKING:
     from engine.engine import Engine
-    from engine.judges import Judges
 
 METHODS = ("encode", "encode-finetuned", "adapt-embedding", "adapt-model")
 MAX_SAMPLES = 64
@@ -50,9 +48,9 @@ def clone(
         method: "encode": the speaker encoder, milliseconds, no transcript. "encode-finetuned": the
             same, and an error unless the encoder was tuned together with the generator.
             "adapt-embedding", "adapt-model": gradient steps on the embedding, or on it and a small
-            weight difference, within `budget_s`; 3 s of speech or more and its transcript.
-        transcript: for adaptation, what is said; a list of texts for a list of recordings. None:
-            recognised by faster-whisper where it is installed.
+            weight difference, within `budget_s`; 3 s of speech or more, in any language.
+        transcript: for adaptation, what is said, in English; a list of texts for a list of
+            recordings. None: the phones are heard by the model's own recogniser.
         name: label kept in the voice's metadata.
         consent: statement of the speaker's consent, kept in the voice's metadata.
         budget_s: seconds that adaptation may take; None: 60 for the embedding, 300 for the model.
@@ -62,8 +60,8 @@ def clone(
     Raises:
         InputError: audio or a transcript that cannot be used (which, why, what to do), an unknown
             method, or one that these weights do not offer.
-        EngineError: a transcript is needed, none is given and no recogniser is installed.
-        WeightsError: adaptation with weights that came without a verifier.
+        EngineError: adaptation without the package that finds the pitch (extra `adapt`).
+        WeightsError: adaptation with weights that came without a verifier or a recogniser.
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; use one of {list(METHODS)}")
@@ -83,8 +81,8 @@ def clone(
     metadata = provenance(method, samples)
     metadata |= {"name": name} if name else {}
     metadata |= {"consent": consent} if consent else {}
-    averages = torch.cat([loud_average(mel[None]) for mel in mels]).cpu().numpy()
-    equaliser = equalised(engine, embedding, averages, weights)
+    average = weights @ torch.cat([loud_average(mel[None]) for mel in mels]).cpu().numpy()
+    equaliser = equalised(engine, embedding, average)
     difference: dict[str, np.ndarray] = {}
     if adapting:
         from engine.adapt import adapt  # here: it needs the training code, encoding does not
@@ -92,10 +90,10 @@ def clone(
         used = [i for i, w in enumerate(weights) if w * len(weights) >= DOUBTFUL]
         found = adapt(
             engine, [samples[i].samples for i in used],
-            [texts[i] or recognise(samples[i]) for i in used], embedding, equaliser,
+            [texts[i] for i in used], embedding, equaliser, average,
             method=method, budget_s=budget_s, on_look=on_look, progress=progress,
         )  # fmt: skip
-        embedding, difference = found.embedding, found.difference
+        embedding, equaliser, difference = found.embedding, found.equaliser, found.difference
         metadata |= found.metadata()
     return Voice(
         embedding, tuple(weights.tolist()), engine.encoder_hash, metadata, engine.acoustic_hash,
@@ -113,52 +111,25 @@ def provenance(method: str, samples: Sequence[CloningSample]) -> dict[str, str]:
     }
 
 
-def equalised(
-    engine: Engine, embedding: np.ndarray, averages: np.ndarray, weights: np.ndarray
-) -> np.ndarray:
-    """The equaliser of a voice [n_mels]; [0] numbers if the engine's average is not known.
+def equalised(engine: Engine, embedding: np.ndarray, average: np.ndarray) -> np.ndarray:
+    """The equaliser of a voice [n_mels]; [0] numbers if the engine's own average is not known.
 
     Args:
-        averages: `loud_average` of the cloning samples, [cloning_samples, n_mels].
-        weights: attention over them, [cloning_samples].
+        average: `loud_average` of the cloning samples, by their weights: [n_mels].
     """
     if engine.spectrum is None:
         return np.zeros(0, np.float32)
-    return equaliser_for(weights @ averages, engine.spectrum(embedding))
+    return equaliser_for(average, engine.spectrum(embedding))
 
 
-def _texts(transcript: Transcript, count: int) -> list[str]:
-    """One text a recording; "" where none is given."""
-    texts = [transcript] if isinstance(transcript, str) else list(transcript or [""] * count)
+def _texts(transcript: Transcript, count: int) -> list[str | None]:
+    """One text a recording; None where none is given."""
+    if transcript is None:
+        return [None] * count
+    texts = [transcript] if isinstance(transcript, str) else list(transcript)
     if len(texts) != count or not all(isinstance(text, str) for text in texts):
         raise InputError(f"{count} recordings, {len(texts)} transcripts; give one text for each")
-    return texts
-
-
-@cache
-def _recogniser() -> Judges:
-    """One for the process: its model takes a second to load."""
-    from engine.judges import Judges
-
-    return Judges()
-
-
-def recognise(sample: CloningSample) -> str:
-    """What is said, by Whisper base.
-
-    Raises:
-        EngineError: faster-whisper is not installed.
-        InputError: it hears no words.
-    """
-    try:
-        text = _recogniser().transcribe(sample.samples, sample.sample_rate)
-    except EngineError as error:
-        raise EngineError(
-            f"adaptation needs to know what is said: give transcript=…, or a recogniser: {error}"
-        ) from error
-    if not any(letter.isalpha() for letter in text):
-        raise InputError("no words recognised in the recording; give its transcript")
-    return text
+    return [*texts]
 
 
 def _mel(samples: np.ndarray, engine: Engine) -> torch.Tensor:

@@ -28,6 +28,7 @@ EXTRAS = {
     "serve": ("fastapi", "uvicorn", "multipart", "prometheus_client", "limits", "websockets", "av"),
     "wyoming": ("wyoming",),
     "cluster": ("ray",),
+    "adapt": ("pyworld",),
     "train": ("tensorboard", "matplotlib"),
     "corpus": ("onnx", "onnxruntime"),
     "eval": ("faster_whisper", "resemblyzer", "speechmos"),
@@ -143,8 +144,8 @@ def add_clone(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--transcript", metavar="TEXT",
-        help="adapt-*: what is said, or a text file with a line for each recording (default: "
-        "recognised, needs the extra `eval`)",
+        help="adapt-*: what is said, in English, or a text file with a line for each recording "
+        "(default: its phones are recognised, in any language)",
     )  # fmt: skip
     parser.add_argument(
         "--budget", type=_duration, metavar="TIME", help="adapt-*: at most so long, e.g. 90 or 5m"

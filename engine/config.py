@@ -220,6 +220,18 @@ class VerifierConfig:
 
 
 @dataclass(frozen=True)
+class RecogniserConfig:
+    """Phone recogniser: GLU convolutions over the log-mel."""
+
+    audio: AudioConfig = field(default_factory=AudioConfig)
+    channels: int = 160
+    layers: int = 8
+    kernel_size: int = 5
+    frame_stride: int = 2  # mel frames per step
+    dropout: float = 0.1
+
+
+@dataclass(frozen=True)
 class ClassifierConfig:
     """Speaker classifier (arXiv:1802.06006, appendix C): which of `speakers` people speaks?"""
 

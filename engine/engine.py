@@ -21,6 +21,7 @@ from engine.config import (
     AcousticConfig,
     EncoderConfig,
     ModelConfig,
+    RecogniserConfig,
     VerifierConfig,
     VocoderConfig,
     from_dict,
@@ -29,6 +30,7 @@ from engine.device import DevicePath, Person, clone_many
 from engine.errors import BackendUnavailable, InputError, VoiceError, WeightsError
 from engine.files import PathLike
 from engine.models.acoustic import Acoustic
+from engine.models.recogniser import PhoneRecogniser
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.verifier import SpeakerVerifier
 from engine.models.vocoder import Vocoder
@@ -158,9 +160,17 @@ class Engine:
     @cached_property
     def verifier(self) -> SpeakerVerifier | None:
         """The speaker verification model of these weights; None where they came without one."""
-        if not (self.folder / "verifier.safetensors").is_file():
+        return self._optional("verifier", VerifierConfig, SpeakerVerifier)
+
+    @cached_property
+    def recogniser(self) -> PhoneRecogniser | None:
+        """The phone recogniser of these weights; None where they came without one."""
+        return self._optional("recogniser", RecogniserConfig, PhoneRecogniser)
+
+    def _optional(self, kind: str, config_type: Any, model_type: type[Model]) -> Model | None:
+        if not (self.folder / f"{kind}.safetensors").is_file():
             return None
-        return _load(self.folder, "verifier", VerifierConfig, SpeakerVerifier)[0].to(self.device)
+        return _load(self.folder, kind, config_type, model_type)[0].to(self.device)
 
     @cached_property
     def spectrum(self) -> Spectrum | None:

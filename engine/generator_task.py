@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from engine import pitch, show
-from engine.align import Aligned, align
+from engine.align import align_all
 from engine.augment import draw_revoicing, revoice
 from engine.config import AcousticConfig, EncoderConfig, LossConfig, TrainConfig, to_dict
 from engine.crops import References, SpeakerSampler
@@ -76,7 +76,7 @@ class AcousticTask:
         self.model = Cloner(config, encoder)
         self.listener: SpeakerEncoder | None = None
         self.tracks: dict[int, np.ndarray] = {}
-        self.aligned = self._align()
+        self.aligned = align_all(store, config.audio.sample_rate)
         usable = np.array(sorted(self.aligned), dtype=np.int64)
         held = np.array([is_held_out(store.utterances[i]) for i in usable], dtype=bool)
         self.training, self.held_out = usable[~held], usable[held]
@@ -91,18 +91,6 @@ class AcousticTask:
         """Begin from these weights; a frozen copy of them is what the voice loss listens with."""
         self.model.encoder.load_state_dict(weights)
         self.listener = copy.deepcopy(self.model.encoder).eval().requires_grad_(False)
-
-    def _align(self) -> dict[int, Aligned]:
-        found = {}
-        lengths = self.store.lengths() / self.config.audio.sample_rate
-        for i, u in enumerate(self.store.utterances):
-            if u.durations is None:
-                continue
-            d = u.durations
-            one = align(u.text, d.phonemes, d.frames, d.offset_s, d.frame_s, float(lengths[i]))
-            if one is not None and 1.0 < lengths[i] < 12:
-                found[i] = one
-        return found
 
     def _chosen(self, step: int) -> np.ndarray:
         """Utterances of similar length: a window in the length order of a random subset."""
@@ -188,7 +176,7 @@ class AcousticTask:
             figures["contrast"] = self._contrast(speaker, batch)
             loss = loss + weights.contrast * figures["contrast"]
         if out.pitch is not None:
-            figures["pitch"] = self._pitch(out.pitch, batch)
+            figures["pitch"] = pitch_loss(out.pitch, batch.pitch, batch.frames)
             loss = loss + weights.pitch * figures["pitch"]
         return loss, {k: float(v.detach()) for k, v in figures.items()}
 
@@ -224,15 +212,6 @@ class AcousticTask:
         logits = 10 * F.normalize(speaker, dim=-1) @ F.normalize(own, dim=-1).T
         target = torch.arange(len(logits))
         return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
-
-    def _pitch(self, expected: Tensor, batch: AcousticBatch) -> Tensor:
-        """Distance in octaves where there is a voice, and cross-entropy of there being one."""
-        inside = torch.arange(batch.mel.shape[2]) < batch.frames[:, None]
-        voiced = batch.pitch > 0
-        octaves = torch.log2(torch.where(voiced, batch.pitch, PITCH_HZ) / PITCH_HZ)
-        far = ((expected[:, 0] - octaves).abs() * voiced).sum() / voiced.sum().clamp_min(1)
-        unsure = F.binary_cross_entropy_with_logits(expected[:, 1][inside], voiced[inside].float())
-        return far + 0.2 * unsure
 
     def validate(self) -> dict[str, float]:
         rows = []
@@ -275,6 +254,21 @@ def generated_mels(task: AcousticTask, count: int, progress: bool) -> dict[int, 
         for row, index in enumerate(indices):
             found[int(index)] = out.mel[row, :, : int(batch.frames[row])].numpy().astype(np.float16)
     return found
+
+
+def pitch_loss(expected: Tensor, true: Tensor, frames: Tensor) -> Tensor:
+    """Distance in octaves where there is a voice, and cross-entropy of there being one.
+
+    Args:
+        expected: [batch, 2, frames], octaves over PITCH_HZ and log-odds of a voice.
+        true: [batch, frames] Hz, 0 = unvoiced; frames: [batch].
+    """
+    inside = torch.arange(true.shape[1]) < frames[:, None]
+    voiced = true > 0
+    octaves = torch.log2(torch.where(voiced, true, PITCH_HZ) / PITCH_HZ)
+    far = ((expected[:, 0] - octaves).abs() * voiced).sum() / voiced.sum().clamp_min(1)
+    unsure = F.binary_cross_entropy_with_logits(expected[:, 1][inside], voiced[inside].float())
+    return far + 0.2 * unsure
 
 
 def attention_path(times: list[float], steps: int, config: AcousticConfig) -> Tensor:

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from engine import audio, train
-from engine.clone import METHODS, recognise
+from engine.clone import METHODS
 from engine.config import ClassifierConfig, TrainConfig
 from engine.data import Store, Utterance
 from engine.errors import InputError, WeightsError
@@ -73,7 +73,6 @@ def evaluate_paper(engine: Engine, folder: Path, plan: Plan) -> PaperReport:
     Raises:
         InputError: no two people with recordings for both sides.
         WeightsError: the model folder has no verifier.
-        EngineError: adaptation without a recogniser.
     """
     verifier = engine.verifier
     if verifier is None:
@@ -133,7 +132,7 @@ def _clone(
     chosen = person.cloning[:count]
     options: dict = {"method": method}
     if method.startswith("adapt-"):
-        options |= {"transcript": judges.texts(person)[:count], "budget_s": plan.budget_s}
+        options["budget_s"] = plan.budget_s
     begin = time.perf_counter()
     voice = engine.clone(chosen, rate, **options)
     clone_s = time.perf_counter() - begin
@@ -162,16 +161,6 @@ class _Judges:
         self.engine, self.verifier, self.people = engine, verifier, people
         self.enrolled = {k: self._enrol(k) for k in ENROLMENTS}
         self.classifier = self._train(plan) if plan.classifier_steps else None
-        self._texts: dict[str, list[str]] = {}
-
-    def texts(self, person: Person) -> list[str]:
-        """What is said in each cloning clip, recognised once."""
-        name = person.speaker.name
-        if name not in self._texts:
-            config = self.engine.config.encoder.audio
-            clips = [audio.prepare(c, config.sample_rate, config=config) for c in person.cloning]
-            self._texts[name] = [recognise(clip) for clip in clips]
-        return self._texts[name]
 
     @torch.no_grad()
     def _heard(self, model: SpeakerVerifier | SpeakerClassifier, clips: list[np.ndarray]) -> Tensor:
@@ -238,7 +227,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--paper", action="store_true",
         help="classification accuracy and equal error rate of every method by cloning samples, "
-        "and Table 1; needs verifier.safetensors in the weights and, to adapt, the extra `eval`",
+        "and Table 1; needs verifier.safetensors and recogniser.safetensors in the weights",
     )  # fmt: skip
     group.add_argument("--methods", help=f"of {','.join(METHODS)} (default: all)")
     group.add_argument("--counts", help="cloning samples (default: 1,2,3,5,10)")

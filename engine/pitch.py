@@ -1,4 +1,4 @@
-"""Fundamental frequency of recordings, for training; speaking needs none of this."""
+"""Fundamental frequency of recordings, for training and adaptation; speaking needs none of this."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def track(samples: np.ndarray, audio: AudioConfig) -> np.ndarray:
     Returns:
         float32 [samples // hop_length], Hz; 0 where there is no voice.
     Raises:
-        EngineError: the extra `train` is not installed.
+        EngineError: the extra `adapt` is not installed.
     Source: DIO and StoneMask of WORLD (Morise et al., 2016).
     """
     try:
         import pyworld
     except ImportError as error:
-        raise EngineError("no pyworld; run: pip install 'clonewave[train]'") from error
+        raise EngineError("no pyworld; run: pip install 'clonewave[adapt]'") from error
     frames = len(samples) // audio.hop_length
     wave = samples.astype(np.float64)
     half_hop_ms = 500 * audio.hop_length / audio.sample_rate  # a frame's middle is half a hop in

@@ -19,6 +19,7 @@ from engine.config import (
     AcousticConfig,
     EncoderConfig,
     LossConfig,
+    RecogniserConfig,
     TrainConfig,
     VerifierConfig,
     VocoderConfig,
@@ -33,16 +34,21 @@ from engine.generator_task import AcousticTask, generated_mels
 from engine.judge_tasks import judge_task
 from engine.models.acoustic import Acoustic
 from engine.models.speaker_encoder import SpeakerEncoder
+from engine.recogniser_task import RecogniserTask
 from engine.tasks import EncoderTask, VocoderTask
 
 MEAN_OF = 200  # recordings behind the mean voice
 GENERATED = 1200  # utterances whose mels are made for fine-tuning the vocoder: 180 MB
 JUDGES = ("verifier", "classifier")
-WHAT = ("vocoder", "encoder", "generator", *JUDGES, "directions", "export", "plot")
+WHAT = ("vocoder", "encoder", "generator", "recogniser", *JUDGES, "directions", "export", "plot")
 DEFAULTS: dict[str, dict[str, Any]] = {
     "vocoder": {"steps": 100_000, "batch_size": 4},
     "encoder": {"steps": 2_000, "batch_size": 48, "ema_decay": 0.99, "validate_every": 100},
     "generator": {"steps": 20_000, "batch_size": 8},
+    "recogniser": {
+        "steps": 2_000, "batch_size": 16, "ema_decay": 0.99, "validate_every": 250,
+        "bfloat16": False,
+    },
     "verifier": {
         "steps": 600, "batch_size": 32, "ema_decay": 0.99, "validate_every": 100, "bfloat16": False,
     },
@@ -55,8 +61,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train one of the three models, in this order: vocoder (any time), encoder, generator "
-        "(tunes the encoder along). `verifier` and `classifier` train the judges of `evaluate "
-        "--paper`; the verifier also ends adaptation. `directions` adds to a folder of weights "
+        "(tunes the encoder along). `recogniser` is what adaptation hears phones with. `verifier` "
+        "and `classifier` train the judges of `evaluate --paper`; the verifier also ends "
+        "adaptation. `directions` adds to a folder of weights "
         "what its voices are like: class averages for morphs, the average spectrum for clones. "
         "`export` writes the weights an Engine loads; `plot` draws the curves of runs. A run that "
         "was stopped goes on where it was when started again."
@@ -132,6 +139,8 @@ def _task(
         if args.start:
             task.model.encoder.load_state_dict(_start(args.start, "encoder")[0])
         return task
+    if args.what == "recogniser":
+        return RecogniserTask(store, from_dict(RecogniserConfig, model), train)
     if args.what in JUDGES:
         return judge_task(args.what, store, model, train)
     encoder = EncoderConfig()
@@ -254,6 +263,8 @@ def export(args: argparse.Namespace) -> int:
             kinds = {"acoustic": AcousticConfig, "encoder": EncoderConfig}
         elif "within" in everything:
             kinds = {"verifier": VerifierConfig}
+        elif "leave.weight" in everything:
+            kinds = {"recogniser": RecogniserConfig}
         else:
             kinds = {"vocoder": VocoderConfig}
         for kind, config_type in kinds.items():

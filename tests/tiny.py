@@ -7,8 +7,16 @@ import numpy as np
 import torch
 
 from engine import Engine, adapt_weights, checkpoint
-from engine.config import AcousticConfig, EncoderConfig, VerifierConfig, VocoderConfig, to_dict
+from engine.config import (
+    AcousticConfig,
+    EncoderConfig,
+    RecogniserConfig,
+    VerifierConfig,
+    VocoderConfig,
+    to_dict,
+)
 from engine.models.acoustic import Acoustic
+from engine.models.recogniser import PhoneRecogniser
 from engine.models.speaker_encoder import SpeakerEncoder
 from engine.models.verifier import SpeakerVerifier
 from engine.models.vocoder import Vocoder
@@ -27,20 +35,30 @@ VOCODER = VocoderConfig(
     conditioning_layers=1,
 )  # fmt: skip
 VERIFIER = VerifierConfig(filters=4, stride=(16, 4), channels=8)
+RECOGNISER = RecogniserConfig(channels=16, layers=2)
 
 
 def make_weights(folder: Path) -> Path:
-    """Write acoustic, encoder, vocoder and verifier .safetensors; returns the folder."""
+    """Write a .safetensors of every model; returns the folder."""
     torch.manual_seed(0)
     for kind, model in (
         ("acoustic", Acoustic(ACOUSTIC)),
         ("encoder", SpeakerEncoder(ENCODER)),
         ("vocoder", Vocoder(VOCODER)),
         ("verifier", SpeakerVerifier(VERIFIER)),
+        ("recogniser", recogniser()),
     ):
         path = folder / f"{kind}.safetensors"
         checkpoint.save_model(path, model.state_dict(), to_dict(model.config), kind=kind)
     return folder
+
+
+def recogniser() -> PhoneRecogniser:
+    """A phone recogniser that is sure of what it hears."""
+    model = PhoneRecogniser(RECOGNISER)
+    with torch.no_grad():
+        model.leave.weight *= 30
+    return model
 
 
 def perturbed(acoustic: Acoustic, rank: int = 2, seed: int = 3) -> Acoustic:

@@ -87,7 +87,7 @@ def _voice(
     return Voice(
         embedding, tuple(weights.tolist()), engine.encoder_hash,
         provenance("encode", samples), engine.acoustic_hash,
-        equaliser=equalised(engine, embedding, averages, weights),
+        equaliser=equalised(engine, embedding, weights @ averages),
     )  # fmt: skip
 
 

@@ -1,0 +1,84 @@
+"""The gradient steps of adaptation: a voice is fitted to what a person said."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from engine import adapt_weights
+from engine.adapt_sample import Spoken
+from engine.generator_task import pitch_loss
+from engine.hear import asked
+from engine.models.acoustic import Acoustic
+from engine.models.recogniser import PhoneRecogniser
+
+# Alone, the embedding must go far to change much; beside weights it need not, and going far is what
+# makes a voice mumble.
+EMBEDDING_RATE, BESIDE_WEIGHTS = 0.01, 0.001
+WEIGHT_RATE = 5e-4
+SELF_FED = 3  # of 4 steps the decoder hears its own mel, as it will when it speaks
+ATTENTION_SHARE = 0.1  # of the attention's cross-entropy in the loss: the path is an estimate
+CLEAR_SHARE = 0.3  # of what the recogniser does not understand of the fitted speech
+
+
+class Fit:
+    """L1 of the mel over the recording's noise, pitch, clarity, and a little of the attention.
+
+    Args:
+        rank: of the weight difference; 0: the embedding alone.
+        embedding: [speaker_dim] to start from.
+    """
+
+    def __init__(
+        self, acoustic: Acoustic, rank: int, recogniser: PhoneRecogniser, embedding: Tensor,
+        training: list[Spoken],
+    ) -> None:  # fmt: skip
+        self.acoustic, self.weights = adapt_weights.trainable(acoustic, rank)
+        self.recogniser, self.training = recogniser, training
+        self.embedding = embedding.clone().requires_grad_(True)
+        self.everything = [self.embedding, *self.weights]
+        rate = BESIDE_WEIGHTS if self.weights else EMBEDDING_RATE
+        groups: list[dict[str, Any]] = [
+            {"params": [self.embedding], "lr": rate}, {"params": self.weights}
+        ]  # fmt: skip
+        self.optimiser = torch.optim.Adam(groups, WEIGHT_RATE, betas=(0.9, 0.98))
+
+    def step(self, step: int) -> None:
+        """Fit one of the samples, in turn."""
+        one = self.training[step % len(self.training)]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(step)
+            self.acoustic.training = True  # dropout of the prenet, not of the blocks
+            loss = self.loss(one, step % 4 < SELF_FED)
+            self.acoustic.training = False
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.everything, 1.0)
+        if torch.isfinite(norm):
+            self.optimiser.step()
+
+    def loss(self, one: Spoken, self_fed: bool) -> Tensor:
+        """How far the voice is from one sample, said at the same times and pitch."""
+        frames = torch.tensor([one.mel.shape[2]])
+        lengths = torch.tensor([one.text_ids.shape[1]])
+        out = self.acoustic(
+            one.text_ids, lengths, one.mel, frames, one.path, self.embedding[None],
+            torch.tensor([self_fed]), one.pitch,
+        )  # fmt: skip
+        # A voice need not learn the noise of a room: it is added to what the voice says.
+        far = sum(
+            (torch.logaddexp(mel, one.noise) - one.mel).abs().mean()
+            for mel in (out.mel, out.decoder_mel)
+        )
+        moves = (one.path - F.pad(one.path, (1, 0))[:, :-1])[0]
+        attention = torch.stack([F.cross_entropy(s[0], moves) for s in out.scores]).mean()
+        heard = self.recogniser(out.mel, frames)
+        classes = asked(one.text_ids[0], one.path[0], heard.shape[2])
+        loss = far / self.acoustic.config.audio.mel_std + ATTENTION_SHARE * attention
+        loss = loss + CLEAR_SHARE * F.nll_loss(heard, classes[None])
+        if out.pitch is not None:
+            loss = loss + pitch_loss(out.pitch, one.pitch, frames)
+        return loss

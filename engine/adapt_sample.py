@@ -1,0 +1,90 @@
+"""A cloning sample as the generator's training pass takes it: what is said, when, and how high."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from engine import pitch
+from engine.config import AcousticConfig
+from engine.generator_task import attention_path
+from engine.hear import hear
+from engine.models.layers import log_mel
+from engine.models.recogniser import PhoneRecogniser
+from engine.symbols import text_ids
+
+if TYPE_CHECKING:
+    from engine.engine import Engine
+
+HELD_BACK = 0.3  # share of the speech that only the metric hears
+HELD_BACK_S = 1.0  # at least so much of it
+QUIET = 0.1  # of the frames of a band, the softest, are noise
+
+
+class Spoken(NamedTuple):
+    """One cloning sample, ready for a teacher-forced pass of the generator."""
+
+    text_ids: Tensor  # [1, symbols]
+    mel: Tensor  # [1, n_mels, frames], frames a multiple of reduction_factor
+    path: Tensor  # [1, decoder_steps] attended symbol
+    pitch: Tensor  # [1, frames] Hz, 0 = unvoiced
+    noise: Tensor  # [1, n_mels, 1] log-mel of what is heard beside the speech
+
+    def without(self, equaliser: Tensor) -> Spoken:
+        """Less the colour [n_mels] that the voice's equaliser will add again."""
+        change = equaliser[:, None]
+        return self._replace(mel=self.mel - change, noise=self.noise - change)
+
+
+def prepare(
+    engine: Engine, recogniser: PhoneRecogniser, samples: np.ndarray, transcript: str | None
+) -> Spoken:
+    """Find out what is said in a cloning sample, when, and at what pitch.
+
+    Args:
+        samples: float32 [samples] at the model's rate, pauses cut.
+        transcript: its words; None: its phones are heard by the recogniser.
+    Raises:
+        InputError: a transcript that does not fit, or nothing heard.
+        EngineError: the package that finds the pitch is not installed.
+    """
+    config = engine.config.acoustic
+    group = config.audio.hop_length * config.reduction_factor
+    samples = np.pad(samples, (0, -len(samples) % group))
+    mel = log_mel(torch.from_numpy(samples)[None], config.audio, engine.backend)
+    heard = hear(recogniser, mel, transcript)
+    path = attention_path(heard.times, mel.shape[2] // config.reduction_factor, config)
+    track = torch.from_numpy(pitch.track(samples, config.audio))
+    track = F.pad(track, (0, mel.shape[2] - len(track)))
+    noise = mel.quantile(QUIET, dim=2, keepdim=True)
+    return Spoken(torch.tensor([text_ids(heard.symbols)]), mel, path[None], track[None], noise)
+
+
+def split(aligned: Sequence[Spoken], config: AcousticConfig) -> tuple[list[Spoken], list[Tensor]]:
+    """Cut the end of every sample off at a symbol: (what is fitted, mels [n_mels, frames] kept).
+
+    A person varies from recording to recording, so each gives its share to both sides.
+    """
+    training, held_back = [], []
+    r = config.reduction_factor
+    least = HELD_BACK_S * config.decoder_rate
+    for one in aligned:
+        steps = one.path.shape[1]
+        cut = round((1 - HELD_BACK) * steps)
+        if steps - cut < least and len(aligned) > 1:  # another sample is held back instead
+            training.append(one)
+            continue
+        path = one.path[:, :cut]
+        ids = one.text_ids[:, : int(path[0, -1]) + 1]
+        kept = one.mel[..., : cut * r], path, one.pitch[:, : cut * r], one.noise
+        training.append(Spoken(ids, *kept))
+        held_back.append(one.mel[0, :, cut * r :])
+    if not held_back:  # many short samples: the shortest of them speaks for itself
+        shortest = min(range(len(training)), key=lambda i: training[i].mel.shape[2])
+        held_back.append(training.pop(shortest).mel[0])
+    return training, held_back
