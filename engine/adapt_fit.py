@@ -12,7 +12,7 @@ from engine import adapt_weights
 from engine.adapt_sample import Spoken
 from engine.generator_task import pitch_loss
 from engine.hear import asked
-from engine.models.acoustic import Acoustic
+from engine.models.acoustic import Acoustic, Predicted
 from engine.models.recogniser import PhoneRecogniser
 
 # Alone, the embedding must go far to change much; beside weights it need not, and going far is what
@@ -62,23 +62,32 @@ class Fit:
 
     def loss(self, one: Spoken, self_fed: bool) -> Tensor:
         """How far the voice is from one sample, said at the same times and pitch."""
+        out = self._said(one, self_fed)
         frames = torch.tensor([one.mel.shape[2]])
-        lengths = torch.tensor([one.text_ids.shape[1]])
-        out = self.acoustic(
-            one.text_ids, lengths, one.mel, frames, one.path, self.embedding[None],
-            torch.tensor([self_fed]), one.pitch,
-        )  # fmt: skip
-        # A voice need not learn the noise of a room: it is added to what the voice says.
-        far = sum(
-            (torch.logaddexp(mel, one.noise) - one.mel).abs().mean()
-            for mel in (out.mel, out.decoder_mel)
-        )
+        far = self._distance(out.mel, one) + self._distance(out.decoder_mel, one)
         moves = (one.path - F.pad(one.path, (1, 0))[:, :-1])[0]
         attention = torch.stack([F.cross_entropy(s[0], moves) for s in out.scores]).mean()
         heard = self.recogniser(out.mel, frames)
         classes = asked(one.text_ids[0], one.path[0], heard.shape[2])
-        loss = far / self.acoustic.config.audio.mel_std + ATTENTION_SHARE * attention
-        loss = loss + CLEAR_SHARE * F.nll_loss(heard, classes[None])
+        loss = far + ATTENTION_SHARE * attention + CLEAR_SHARE * F.nll_loss(heard, classes[None])
         if out.pitch is not None:
             loss = loss + pitch_loss(out.pitch, one.pitch, frames)
         return loss
+
+    @torch.no_grad()
+    def distance(self, samples: list[Spoken]) -> float:
+        """Of what the voice makes of samples from what was said, in deviations of the mel."""
+        far = [self._distance(self._said(one, True).mel, one) for one in samples]
+        return float(torch.stack(far).mean())
+
+    def _said(self, one: Spoken, self_fed: bool) -> Predicted:
+        frames, lengths = torch.tensor([one.mel.shape[2]]), torch.tensor([one.text_ids.shape[1]])
+        return self.acoustic(
+            one.text_ids, lengths, one.mel, frames, one.path, self.embedding[None],
+            torch.tensor([self_fed]), one.pitch,
+        )  # fmt: skip
+
+    def _distance(self, mel: Tensor, one: Spoken) -> Tensor:
+        """A voice need not learn the noise of a room: it is added to what the voice says."""
+        noisy = torch.logaddexp(mel, one.noise)
+        return (noisy - one.mel).abs().mean() / self.acoustic.config.audio.mel_std

@@ -1,26 +1,19 @@
-"""How good an adapted voice is: what it says of its own, heard by the models that know people and
-phones."""
+"""What an adapted voice says of its own: whether it is clear, and what equaliser it needs."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
-from engine.errors import WeightsError
 from engine.hear import asked, log_probabilities
 from engine.models.acoustic import Acoustic
 from engine.models.recogniser import SILENCE, PhoneRecogniser
-from engine.models.verifier import SpeakerVerifier
 from engine.spectrum import equaliser_for, loud_average
 from engine.symbols import text_ids
 from engine.text import front_end
-
-if TYPE_CHECKING:
-    from engine.engine import Engine
 
 SENTENCES = (
     "The morning train was late because of heavy snow on the line.",
@@ -29,50 +22,25 @@ SENTENCES = (
 
 
 class Verdict(NamedTuple):
-    """score: log-odds that voice and held-back audio are one person; clarity: mean log-probability
-    of the phones it was to say; equaliser: float32 [n_mels] that the voice needs now, or [0]."""
+    """clarity: mean log-probability of the phones it was to say; equaliser: float32 [n_mels] that
+    the voice needs now, or [0]."""
 
-    score: float
     clarity: float
     equaliser: np.ndarray
-
-
-def needed(engine: Engine, kind: str) -> Any:
-    """The verifier, which decides when adaptation ends, or the recogniser, which hears phones.
-
-    Raises:
-        WeightsError: these weights came without it.
-    """
-    if (model := getattr(engine, kind)) is None:
-        raise WeightsError(
-            f"{engine.folder}: no {kind}.safetensors, which adaptation needs; train one with "
-            f"`clonewave train {kind}` and export it there"
-        )
-    return model
 
 
 class Judge:
     """Lets a voice say two sentences and tells how they sound.
 
     Args:
-        held_back: mels [n_mels, frames] of the person that no fit has seen.
         average: [n_mels], `loud_average` of the person's recordings; [0]: voices have no equaliser.
     """
 
-    def __init__(self, engine: Engine, held_back: list[Tensor], average: np.ndarray) -> None:
-        self.verifier: SpeakerVerifier = needed(engine, "verifier")
-        self.recogniser: PhoneRecogniser = needed(engine, "recogniser")
-        self.backend, self.average = engine.backend, average
+    def __init__(self, recogniser: PhoneRecogniser, average: np.ndarray, backend: str) -> None:
+        self.recogniser, self.average, self.backend = recogniser, average, backend
         self.texts = [
             torch.tensor([text_ids(s.symbols())]) for text in SENTENCES for s in front_end(text)
         ]
-        self.target = F.normalize(self._embed(held_back).mean(0, keepdim=True), dim=-1)
-
-    @torch.no_grad()
-    def _embed(self, mels: list[Tensor]) -> Tensor:
-        frames = torch.tensor([m.shape[1] for m in mels])
-        padded = nn.utils.rnn.pad_sequence([m.T for m in mels], batch_first=True)
-        return self.verifier(padded.transpose(1, 2), frames)
 
     def _clarity(self, mel: Tensor, ids: Tensor, path: Tensor) -> np.ndarray:
         """Log-probability of the phone that was to be heard, at each step that has one."""
@@ -90,10 +58,8 @@ class Judge:
             made = acoustic.generate(ids, count, embedding[None], network, self.backend)
             mels.append(made.mel[0])
             clear.append(self._clarity(made.mel[0], ids, made.path[0]))
-        equaliser = np.zeros(0, np.float32)
-        if self.average.size:
-            own = torch.cat([loud_average(mel[None]) for mel in mels]).mean(0)
-            equaliser = equaliser_for(self.average, own.numpy())
-            mels = [mel + torch.from_numpy(equaliser)[:, None] for mel in mels]
-        score = self.verifier.score(self._embed(mels), self.target).mean()
-        return Verdict(float(score), float(np.concatenate(clear).mean()), equaliser)
+        clarity = float(np.concatenate(clear).mean())
+        if not self.average.size:
+            return Verdict(clarity, np.zeros(0, np.float32))
+        own = torch.cat([loud_average(mel[None]) for mel in mels]).mean(0)
+        return Verdict(clarity, equaliser_for(self.average, own.numpy()))

@@ -65,26 +65,32 @@ def prepare(
     return Spoken(torch.tensor([text_ids(heard.symbols)]), mel, path[None], track[None], noise)
 
 
-def split(aligned: Sequence[Spoken], config: AcousticConfig) -> tuple[list[Spoken], list[Tensor]]:
-    """Cut the end of every sample off at a symbol: (what is fitted, mels [n_mels, frames] kept).
+def split(aligned: Sequence[Spoken], config: AcousticConfig) -> tuple[list[Spoken], list[Spoken]]:
+    """Cut the end of every sample off: (what is fitted, what is held back to judge the fit).
 
     A person varies from recording to recording, so each gives its share to both sides.
     """
     training, held_back = [], []
-    r = config.reduction_factor
-    least = HELD_BACK_S * config.decoder_rate
     for one in aligned:
         steps = one.path.shape[1]
         cut = round((1 - HELD_BACK) * steps)
-        if steps - cut < least and len(aligned) > 1:  # another sample is held back instead
-            training.append(one)
+        if steps - cut < HELD_BACK_S * config.decoder_rate and len(aligned) > 1:
+            training.append(one)  # another sample is held back instead
             continue
-        path = one.path[:, :cut]
-        ids = one.text_ids[:, : int(path[0, -1]) + 1]
-        kept = one.mel[..., : cut * r], path, one.pitch[:, : cut * r], one.noise
-        training.append(Spoken(ids, *kept))
-        held_back.append(one.mel[0, :, cut * r :])
+        training.append(_part(one, 0, cut, config))
+        held_back.append(_part(one, cut, steps, config))
     if not held_back:  # many short samples: the shortest of them speaks for itself
         shortest = min(range(len(training)), key=lambda i: training[i].mel.shape[2])
-        held_back.append(training.pop(shortest).mel[0])
+        held_back.append(training.pop(shortest))
     return training, held_back
+
+
+def _part(one: Spoken, begin: int, end: int, config: AcousticConfig) -> Spoken:
+    """The decoder steps from `begin` to `end` and the symbols they attend to."""
+    path = one.path[:, begin:end]
+    first, last = int(path[0, 0]) if begin else 0, int(path[0, -1])
+    frames = slice(begin * config.reduction_factor, end * config.reduction_factor)
+    return Spoken(
+        one.text_ids[:, first : last + 1], one.mel[..., frames], path - first,
+        one.pitch[:, frames], one.noise,
+    )  # fmt: skip

@@ -373,7 +373,9 @@ def _read(path: Path, limit_bytes: int) -> bytes:
 
 def _header_metadata(path: PathLike, data: bytes) -> dict[str, str]:
     """The `__metadata__` strings of a safetensors file; its header's length is checked first."""
-    if data[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK"):
+    # a header of 640 bytes begins as a pickle does, but with its text after the length
+    strange = data[:2] in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05", b"PK")
+    if strange and data[8:9] != b"{":
         raise WeightsError(f"{path}: a pickle or zip, which is never opened; give safetensors")
     length = int.from_bytes(data[:8], "little")
     if len(data) < 8 or length > len(data) - 8 or length > HEADER_LIMIT_BYTES:

@@ -54,14 +54,14 @@ def clone(
         name: label kept in the voice's metadata.
         consent: statement of the speaker's consent, kept in the voice's metadata.
         budget_s: seconds that adaptation may take; None: 60 for the embedding, 300 for the model.
-        on_look: called with an `adapt.Look` at every look at the speaker metric; returning False
+        on_look: called with an `adapt.Look` at every look at held-back speech; returning False
             ends adaptation with the best voice so far, as Ctrl-C does.
         progress: show a progress bar while adapting.
     Raises:
         InputError: audio or a transcript that cannot be used (which, why, what to do), an unknown
             method, or one that these weights do not offer.
         EngineError: adaptation without the package that finds the pitch (extra `adapt`).
-        WeightsError: adaptation with weights that came without a verifier or a recogniser.
+        WeightsError: adaptation with weights that came without a recogniser.
     """
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; use one of {list(METHODS)}")

@@ -189,9 +189,9 @@ def clone(args: argparse.Namespace) -> int:
     snr = voice.metadata["snr_db"].split(",")
     rows = zip(args.recordings, snr, voice.weights, strict=True)
     lines = [f"{name}: SNR {db} dB, weight {weight:.2f}" for name, db, weight in rows]
-    if "adapt_score" in voice.metadata:
-        found = {k: voice.metadata[f"adapt_{k}"] for k in ("steps", "score", "stopped")}
-        lines.append("{steps} steps, same speaker {score}, ended by {stopped}".format(**found))
+    if "adapt_steps" in voice.metadata:
+        found = {k: voice.metadata[f"adapt_{k}"] for k in ("steps", "distance", "stopped")}
+        lines.append("{steps} steps, distance {distance}, ended by {stopped}".format(**found))
     lines.append(
         f"{voice.metadata['seconds']} s of speech, cloned in {milliseconds:.0f} ms: "
         f"{Path(args.output).resolve()}"

@@ -62,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         "Train one of the three models, in this order: vocoder (any time), encoder, generator "
         "(tunes the encoder along). `recogniser` is what adaptation hears phones with. `verifier` "
-        "and `classifier` train the judges of `evaluate --paper`; the verifier also ends "
-        "adaptation. `directions` adds to a folder of weights "
+        "and `classifier` train the judges of `evaluate --paper`; the verifier also weighs cloning "
+        "samples. `directions` adds to a folder of weights "
         "what its voices are like: class averages for morphs, the average spectrum for clones. "
         "`export` writes the weights an Engine loads; `plot` draws the curves of runs. A run that "
         "was stopped goes on where it was when started again."

@@ -40,6 +40,17 @@ def test_round_trip_is_exact_and_small(saved):
     assert [p.name for p in path.parent.iterdir()] == [path.name]  # no temporary left
 
 
+def test_files_of_every_length_are_read_again(tmp_path):
+    """A header of 640, 896 or 1,152 bytes has the first bytes of a pickle."""
+    lengths = set()
+    for size in range(0, 840, 8):
+        path = tmp_path / "v.safetensors"
+        make_voice(name="n" * (size + 1)).save(path)
+        lengths.add(int.from_bytes(path.read_bytes()[:8], "little"))
+        assert Voice.load(path).metadata["name"] == "n" * (size + 1)
+    assert {640, 896, 1152} <= lengths
+
+
 def test_largest_metadata_still_fits_in_10_kb(tmp_path):
     voice = make_voice(name="n", consent="é" * 2000)
     voice.save(tmp_path / "v.safetensors")
