@@ -17,11 +17,12 @@ from engine.models.recogniser import PhoneRecogniser
 
 # Alone, the embedding must go far to change much; beside weights it need not, and going far is what
 # makes a voice mumble.
-EMBEDDING_RATE, BESIDE_WEIGHTS = 0.01, 0.001
+EMBEDDING_RATE, BESIDE_WEIGHTS = 0.005, 0.001
 WEIGHT_RATE = 5e-4
+SLOWING = 60  # steps after which the rates are halved, after three times as many quartered
 SELF_FED = 3  # of 4 steps the decoder hears its own mel, as it will when it speaks
 ATTENTION_SHARE = 0.1  # of the attention's cross-entropy in the loss: the path is an estimate
-CLEAR_SHARE = 0.3  # of what the recogniser does not understand of the fitted speech
+CLEAR_SHARE = 1.0  # of what the recogniser does not understand of the fitted speech
 
 
 class Fit:
@@ -45,6 +46,9 @@ class Fit:
             {"params": [self.embedding], "lr": rate}, {"params": self.weights}
         ]  # fmt: skip
         self.optimiser = torch.optim.Adam(groups, WEIGHT_RATE, betas=(0.9, 0.98))
+        self.slowing = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: SLOWING / (SLOWING + step)
+        )
 
     def step(self, step: int) -> None:
         """Fit one of the samples, in turn."""
@@ -59,6 +63,7 @@ class Fit:
         norm = nn.utils.clip_grad_norm_(self.everything, 1.0)
         if torch.isfinite(norm):
             self.optimiser.step()
+            self.slowing.step()
 
     def loss(self, one: Spoken, self_fed: bool) -> Tensor:
         """How far the voice is from one sample, said at the same times and pitch."""

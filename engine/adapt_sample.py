@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 HELD_BACK = 0.3  # share of the speech that only the metric hears
 HELD_BACK_S = 1.0  # at least so much of it
-QUIET = 0.1  # of the frames of a band, the softest, are noise
+QUIET = 0.25  # of the frames of a band, the softest, are noise
 
 
 class Spoken(NamedTuple):
