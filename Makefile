@@ -87,11 +87,12 @@ sanitize: $(VENV)/.dev  ## kernel tests under AddressSanitizer and UBSan; builds
 	cd build/sanitize && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(SANITIZERS)" \
 		../../$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_decoder_kernel.py
 
-# Ten minutes of one core. PEOPLE holds a folder of recordings for each person (docs/quality.md).
+# Half an hour of one core. PEOPLE holds a folder of recordings for each person (docs/quality.md).
 quality: $(VENV)/.dev  ## measure the shipped weights on PEOPLE=folder, write docs/results and card
 	$(BIN)/clonewave evaluate $(PEOPLE) --reference --out docs/results
 	$(BIN)/clonewave evaluate $(PEOPLE) --sweep --out docs/results
 	$(BIN)/clonewave evaluate --robustness --out docs/results
+	$(BIN)/clonewave evaluate $(PEOPLE) --paper --budget 20 --out docs/results/paper
 	$(BIN)/clonewave info --card docs/results
 
 samples: $(VENV)/.dev  ## docs/samples/index.html: originals and clones to hear

@@ -34,7 +34,7 @@ BUDGET_S = {"adapt-embedding": 60.0, "adapt-model": 300.0}
 EVERY = 12  # steps between two looks at the metric
 PATIENCE = 3  # looks without a better voice, then it ends
 MAX_STEPS = 2_000
-SECONDS = (2.0, 90.0)  # of speech in all; more is not needed and would cost memory
+SECONDS = (1.0, 90.0)  # of speech in all; more is not needed and would cost memory
 RANK = 8
 MUMBLED = 0.1  # log-probability of its phones that a voice may lose against the encoder's voice
 GAIN = 0.01  # part of the distance by which a later voice must be nearer than an earlier one
@@ -127,6 +127,8 @@ def adapt(
     try:
         found.stopped = _run(fit, judge, held_back, found, begin, budget_s, on_look, bar)
     except KeyboardInterrupt:
+        if not found.looks:  # there is no voice to keep yet
+            raise
         found.stopped = "cancelled"
     finally:
         bar.close()

@@ -17,7 +17,7 @@ from engine.models.recogniser import PhoneRecogniser
 
 # Alone, the embedding must go far to change much; beside weights it need not, and going far is what
 # makes a voice mumble.
-EMBEDDING_RATE, BESIDE_WEIGHTS = 0.005, 0.001
+EMBEDDING_RATE, BESIDE_WEIGHTS = 0.02, 0.001
 WEIGHT_RATE = 5e-4
 SLOWING = 60  # steps after which the rates are halved, after three times as many quartered
 SELF_FED = 3  # of 4 steps the decoder hears its own mel, as it will when it speaks

@@ -226,6 +226,15 @@ def test_cancelling_keeps_the_best_so_far(engine, how):
     assert (best.step == 0) == np.array_equal(voice.embedding, plain.embedding)
 
 
+def test_before_the_first_look_there_is_nothing_to_keep(engine, monkeypatch):
+    def press(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("engine.adapt_fit.Fit.distance", press)
+    with pytest.raises(KeyboardInterrupt):
+        make(engine, "adapt-embedding")
+
+
 def test_fitting_brings_the_mel_nearer(engine):
     aligned = adapt_sample.prepare(engine, engine.recogniser, talk(3.0), None)
     fit = adapt_fit.Fit(engine.acoustic, 4, engine.recogniser, torch.ones(16), [aligned])
@@ -241,7 +250,7 @@ def test_what_adaptation_needs_is_said(engine, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="2 transcripts"):
         engine.clone(talk(3.0), 24_000, method="adapt-model", transcript=["a", "b"])
     with pytest.raises(InputError, match="speech"):
-        engine.clone(talk(1.5), 24_000, method="adapt-model", transcript="One.")
+        engine.clone(talk(0.9), 24_000, method="adapt-model", transcript="One.")
     with pytest.raises(InputError, match="budget"):
         make(engine, "adapt-model", budget_s=-1)
     without = make_weights(tmp_path)
