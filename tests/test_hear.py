@@ -1,5 +1,6 @@
 """What is said and when: the search through tables of log-probabilities, and who makes them."""
 
+from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,12 @@ import pytest
 import tiny_corpus
 import torch
 
-from engine import Engine, hear
+from engine import Engine, audio, hear
 from engine.align import align_all
 from engine.config import RecogniserConfig, TrainConfig
 from engine.errors import InputError
 from engine.hear import free_path, path_of
+from engine.models.layers import log_mel
 from engine.models.recogniser import SILENCE, PhoneRecogniser
 from engine.recogniser_task import RecogniserTask, step_classes
 from engine.symbols import GAP, PHONES, SHORT_PAUSE, START
@@ -19,6 +21,7 @@ from engine.symbols import GAP, PHONES, SHORT_PAUSE, START
 RATE = 24_000
 STEP_S = 2 * 256 / RATE
 SAMPLE = Path(hear.__file__).parent / "samples" / "austen.flac"
+SAID = "Unless to be rather cold-hearted and rather selfish is to be ill-disposed."
 
 
 def table(said, sure=0.9):
@@ -156,3 +159,17 @@ def test_the_recogniser_learns_and_every_batch_depends_on_its_step_alone():
         assert 0 <= task.validate()["accuracy_degraded"] <= 1
     with pytest.raises(InputError, match="durations"):
         RecogniserTask(tiny_corpus.store(1), config, TrainConfig(batch_size=16))
+
+
+def test_the_shipped_recogniser_follows_a_reader():
+    """Phones alike to those of her words, and a transcript that is not hers is refused."""
+    engine = Engine()
+    samples = audio.prepare(SAMPLE, config=engine.config.encoder.audio).samples
+    mel = log_mel(torch.from_numpy(samples)[None], engine.config.encoder.audio)
+    alone, told = (hear.hear(engine.recogniser, mel, text) for text in (None, SAID))
+    heard = [s.rstrip("012") for s in alone.symbols if s in PHONES]
+    said = [s.rstrip("012") for s in told.symbols if s in PHONES]
+    assert SequenceMatcher(None, heard, said, autojunk=False).ratio() > 0.6
+    assert told.score > -1.5
+    with pytest.raises(InputError, match="not what is said"):
+        hear.hear(engine.recogniser, mel, "He was not an ill-disposed young man, but had a garden.")
