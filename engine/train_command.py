@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from engine import algebra, checkpoint, spectrum
+from engine import algebra, checkpoint, kernels, spectrum
 from engine import train as training
 from engine.config import (
     AcousticConfig,
@@ -197,7 +197,8 @@ def _vocoder_task(
 def _settings(args: argparse.Namespace) -> tuple[dict[str, Any], dict[str, Any]]:
     """Model and train values: defaults, then the config file, then --set."""
     model: dict[str, Any] = {}
-    train = dict(DEFAULTS[args.what])
+    # without instructions for it, bfloat16 takes ten times as long as float32
+    train = {"bfloat16": kernels.isas().get("avx512_bf16", "") is None, **DEFAULTS[args.what]}
     if args.config:
         try:
             values = json.loads(Path(args.config).read_text())

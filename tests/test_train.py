@@ -127,6 +127,18 @@ def test_exported_averages_load_into_fresh_models(data, tmp_path):
     torch.testing.assert_close(state["skip_bias"], average, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("reason", [None, "this processor lacks it"])
+def test_bfloat16_is_used_where_the_processor_has_it(monkeypatch, reason):
+    monkeypatch.setattr("engine.kernels.isas", lambda: {"avx512_bf16": reason})
+    parser = argparse.ArgumentParser()
+    train_command.add_arguments(parser)
+    settings = lambda *more: train_command._settings(  # noqa: E731
+        parser.parse_args(["vocoder", "data", "-o", "run", *more])
+    )
+    assert settings()[1]["bfloat16"] == (reason is None)
+    assert settings("--set", "bfloat16=true")[1]["bfloat16"] is True
+
+
 def test_averaged_weights_lag_behind(data):
     model = tiny.task("vocoder", data, SHORT).model
     ema = train.Ema.of(model, decay=0.5)
