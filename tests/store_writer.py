@@ -15,7 +15,8 @@ from engine.serve.store import VoiceStore
 
 
 def say(*words: object) -> None:
-    print(*words, flush=True)
+    """A whole line or nothing, even when killed: `print` may write a line in pieces."""
+    os.write(1, (" ".join(map(str, words)) + "\n").encode())
 
 
 def write(folder: str) -> None:
