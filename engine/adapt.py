@@ -93,7 +93,7 @@ def adapt(
         average: [n_mels] mean spectrum of the recordings, to which the adapted voice is equalised.
         method: "adapt-embedding" or "adapt-model".
         budget_s: seconds it may take; None: 60 for the embedding, 300 for the model.
-        rank: of the weight difference; 8 makes a voice file of about a quarter megabyte.
+        rank: of the weight difference; 8 makes a voice file of about 120 KB.
         on_look: called at every look at the metric; returning False ends it. Ctrl-C does, too.
     Raises:
         InputError: too little speech, or transcripts that do not fit it.

@@ -304,7 +304,7 @@ def _timed(
             words.append(replace(word, separator=word.separator[:1]))
         else:
             start_s, stop_s = spans[end - 1][1], spans[end][0]
-            separator: tuple[str, ...] = (_pause(stop_s - start_s),)
+            separator: tuple[str, ...] = (pause(stop_s - start_s),)
             if word.separator[0] in TERMINALS:
                 separator = (word.separator[0], *separator)
                 times.append((start_s + stop_s) / 2)
@@ -331,7 +331,8 @@ def _with_room(sentence: Sentence, times: list[float]) -> list[float]:
     return [max(second, 0.0) for second in out]
 
 
-def _pause(seconds: float) -> str:
+def pause(seconds: float) -> str:
+    """The separator of two words so far apart."""
     if seconds < SHORT_PAUSE_S:
         return GAP
     return SHORT_PAUSE if seconds < LONG_PAUSE_S else LONG_PAUSE

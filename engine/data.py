@@ -139,6 +139,23 @@ def is_held_out(utterance: Utterance, share: float = 0.02) -> bool:
     return int.from_bytes(digest[:4], "big") < share * 2**32
 
 
+def apart(store: Store, indices: Iterable[int], least: int) -> tuple[np.ndarray, np.ndarray]:
+    """Aligned utterances to train on, and those held out.
+
+    Raises:
+        InputError: fewer than `least` to train on.
+    """
+    usable = np.array(sorted(indices), dtype=np.int64)
+    held = np.array([is_held_out(store.utterances[i]) for i in usable], dtype=bool)
+    training = usable[~held]
+    if len(training) < least:
+        raise InputError(
+            f"{len(training)} utterances with phoneme durations that fit their text: fewer than a "
+            f"batch of {least}; see `clonewave corpus`"
+        )
+    return training, usable[held]
+
+
 def open_store(
     folders: Sequence[str | Path], config: AudioConfig, cache: str | Path, progress: bool = True
 ) -> Store:

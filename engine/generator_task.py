@@ -19,8 +19,7 @@ from engine.align import align_all
 from engine.augment import draw_revoicing, revoice
 from engine.config import AcousticConfig, EncoderConfig, LossConfig, TrainConfig, to_dict
 from engine.crops import References, SpeakerSampler
-from engine.data import Store, is_held_out
-from engine.errors import InputError
+from engine.data import Store, apart
 from engine.models.acoustic import PITCH_HZ, Acoustic, Predicted
 from engine.models.layers import log_mel
 from engine.models.speaker_encoder import SpeakerEncoder
@@ -77,14 +76,7 @@ class AcousticTask:
         self.listener: SpeakerEncoder | None = None
         self.tracks: dict[int, np.ndarray] = {}
         self.aligned = align_all(store, config.audio.sample_rate)
-        usable = np.array(sorted(self.aligned), dtype=np.int64)
-        held = np.array([is_held_out(store.utterances[i]) for i in usable], dtype=bool)
-        self.training, self.held_out = usable[~held], usable[held]
-        if len(self.training) < train.batch_size:
-            raise InputError(
-                f"{len(self.training)} utterances with phoneme durations that fit their text: "
-                f"fewer than a batch of {train.batch_size}; see `clonewave corpus`"
-            )
+        self.training, self.held_out = apart(store, self.aligned, train.batch_size)
         self.sampler = SpeakerSampler(store, np.arange(len(store)), encoder)
 
     def start_encoder(self, weights: dict[str, Tensor]) -> None:

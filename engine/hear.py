@@ -13,24 +13,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.align import pause
 from engine.errors import InputError
-from engine.models.recogniser import SILENCE, PhoneRecogniser
-from engine.symbols import GAP, LONG_PAUSE, PHONES, SHORT_PAUSE, START, SYMBOLS, TERMINALS
+from engine.models.recogniser import CLASSES, SILENCE, PhoneRecogniser
+from engine.symbols import GAP, PHONES, START, SYMBOLS, TERMINALS
 from engine.text import front_end
 
 SWITCH = 2.0  # nats that another phone costs, so that one strange step does not make one
-SHORT_PAUSE_S, LONG_PAUSE_S = 0.09, 0.25  # as in the corpus, see align.py
 FITS = -2.5  # mean log-probability of a transcript's phones: right texts have -1 to -2
-_CLASSES = {phone: index for index, phone in enumerate(PHONES)}
-_OF_SYMBOL = torch.tensor([_CLASSES.get(symbol, SILENCE) for symbol in SYMBOLS])
+_OF_SYMBOL = torch.tensor([CLASSES.get(symbol, SILENCE) for symbol in SYMBOLS])
 
 
 class Heard(NamedTuple):
-    """Symbols of a recording, their boundaries in seconds (one more), and how sure they are."""
+    """Symbols of a recording, and their boundaries in seconds (one more)."""
 
     symbols: list[str]
     times: list[float]
-    score: float  # mean log-probability of what was heard, of each step
 
 
 @torch.no_grad()
@@ -67,7 +65,7 @@ def hear(recogniser: PhoneRecogniser, mel: Tensor, transcript: str | None = None
     found = _symbols(states, classes, words, step_s)
     if len(found.symbols) < 4:
         raise InputError("no speech heard in the recording; give another one, or its transcript")
-    return found._replace(score=float(table[np.arange(len(table)), classes[states]].mean()))
+    return found
 
 
 def transcript_classes(transcript: str) -> tuple[np.ndarray, set[int]]:
@@ -76,7 +74,7 @@ def transcript_classes(transcript: str) -> tuple[np.ndarray, set[int]]:
     for sentence in front_end(transcript):
         for word in sentence.words:
             words.add(len(classes))
-            classes += [*(_CLASSES[phone] for phone in word.phones), SILENCE]
+            classes += [*(CLASSES[phone] for phone in word.phones), SILENCE]
     return np.asarray(classes), words
 
 
@@ -143,9 +141,9 @@ def _symbols(states: np.ndarray, classes: np.ndarray, words: set[int], step_s: f
                 times.append(at)
             symbols.append(PHONES[classes[state]])
             times.append(max(at, step_s / 2))  # START takes some time
-        elif first and end < len(states) and seconds >= SHORT_PAUSE_S:
-            symbols.append(SHORT_PAUSE if seconds < LONG_PAUSE_S else LONG_PAUSE)
+        elif first and end < len(states) and pause(seconds) != GAP:
+            symbols.append(pause(seconds))
             times.append(at)
     symbols.append(TERMINALS[0])
     last = edges[-1] if classes[states[-1]] == SILENCE else len(states) - 0.5
-    return Heard(symbols, [*times, float(last) * step_s, len(states) * step_s], 0.0)
+    return Heard(symbols, [*times, float(last) * step_s, len(states) * step_s])

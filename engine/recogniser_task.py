@@ -15,17 +15,15 @@ from torch.nn import functional as F
 from engine.align import Aligned, align_all
 from engine.augment import degrade, draw_revoicing, revoice
 from engine.config import RecogniserConfig, TrainConfig
-from engine.data import Store, is_held_out
-from engine.errors import InputError
+from engine.data import Store, apart
 from engine.models.layers import log_mel
-from engine.models.recogniser import SILENCE, PhoneRecogniser
-from engine.symbols import GAP, PHONES
+from engine.models.recogniser import CLASSES, SILENCE, PhoneRecogniser
+from engine.symbols import GAP
 
 DEGRADED = 0.7  # share of crops that go through a random channel
 FRAMES = 240  # of a crop
 HELD_OUT = 64  # crops that are validated on
 UNKNOWN = -100  # no target: between words that run together
-_CLASSES = {phone: index for index, phone in enumerate(PHONES)}
 
 
 class Labelled(NamedTuple):
@@ -39,7 +37,7 @@ class Labelled(NamedTuple):
 def step_classes(aligned: Aligned, factor: float, steps: int, config: RecogniserConfig) -> Tensor:
     """Class under each step of an utterance that was revoiced by `factor`: [steps]."""
     names = aligned.sentence.symbols()
-    known = [UNKNOWN if n == GAP else _CLASSES.get(n, SILENCE) for n in names]
+    known = [UNKNOWN if n == GAP else CLASSES.get(n, SILENCE) for n in names]
     ends = np.asarray(aligned.times[1:]) / factor
     middles = np.arange(steps) * config.frame_stride / config.audio.frame_rate
     at = np.searchsorted(ends, middles, side="right").clip(max=len(known) - 1)
@@ -57,14 +55,7 @@ class RecogniserTask:
         torch.manual_seed(train.seed)
         self.model = PhoneRecogniser(config)
         self.aligned = align_all(store, config.audio.sample_rate)
-        usable = np.array(sorted(self.aligned), dtype=np.int64)
-        held = np.array([is_held_out(store.utterances[i]) for i in usable], dtype=bool)
-        self.training, self.held_out = usable[~held], usable[held]
-        if len(self.training) < train.batch_size:
-            raise InputError(
-                f"{len(self.training)} utterances with phoneme durations that fit their text: "
-                f"fewer than a batch of {train.batch_size}; see `clonewave corpus`"
-            )
+        self.training, self.held_out = apart(store, self.aligned, train.batch_size)
 
     def _crop(
         self, index: int, rng: np.random.Generator, factor: float, degraded: float

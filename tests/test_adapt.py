@@ -235,15 +235,14 @@ def test_before_the_first_look_there_is_nothing_to_keep(engine, monkeypatch):
         make(engine, "adapt-embedding")
 
 
-def test_fitting_brings_the_mel_nearer(engine):
+def test_fitting_brings_the_mel_nearer(engine, monkeypatch):
+    monkeypatch.setattr(adapt_fit, "WEIGHT_RATE", 1e-2)  # a random generator has far to go
     aligned = adapt_sample.prepare(engine, engine.recogniser, talk(3.0), None)
     fit = adapt_fit.Fit(engine.acoustic, 4, engine.recogniser, torch.ones(16), [aligned])
-    with torch.no_grad():
-        before = float(fit.loss(aligned, False))
+    before = fit.distance([aligned])
     for step in range(60):
         fit.step(step)
-    with torch.no_grad():
-        assert float(fit.loss(aligned, False)) < 0.95 * before
+    assert fit.distance([aligned]) < 0.9 * before
 
 
 def test_what_adaptation_needs_is_said(engine, tmp_path, monkeypatch):

@@ -69,7 +69,6 @@ def test_phones_pauses_and_times_without_a_transcript(monkeypatch):
     found = fake(monkeypatch, WORDS)()
     assert found.symbols == [START, "K", "AE1", "T", SHORT_PAUSE, "T", "UW1", "."]
     assert found.times == pytest.approx(np.array([0, 5, 9, 15, 18, 26, 29, 36, 40]) * STEP_S)
-    assert found.score == pytest.approx(np.log(0.9))
 
 
 def test_a_transcript_lies_over_what_was_said(monkeypatch):
@@ -146,14 +145,8 @@ def test_the_recogniser_learns_and_every_batch_depends_on_its_step_alone():
     task = RecogniserTask(tiny_corpus.store(24), config, TrainConfig(batch_size=4))
     assert torch.equal(task.batch(3).mel, task.batch(3).mel)
     assert not set(task.training) & set(task.held_out)
-    batch = task.batch(0)
-    optimiser = torch.optim.Adam(task.model.parameters(), 1e-2)
-    first = float(task.loss(batch)[0].detach())
-    for _ in range(20):
-        optimiser.zero_grad()
-        task.loss(batch)[0].backward()
-        optimiser.step()
-    assert float(task.loss(batch)[0].detach()) < 0.8 * first
+    first, last = tiny_corpus.learn(task)
+    assert last < 0.8 * first
     task.model.eval()
     with torch.no_grad():
         assert 0 <= task.validate()["accuracy_degraded"] <= 1
@@ -170,6 +163,5 @@ def test_the_shipped_recogniser_follows_a_reader():
     heard = [s.rstrip("012") for s in alone.symbols if s in PHONES]
     said = [s.rstrip("012") for s in told.symbols if s in PHONES]
     assert SequenceMatcher(None, heard, said, autojunk=False).ratio() > 0.6
-    assert told.score > -1.5
     with pytest.raises(InputError, match="not what is said"):
         hear.hear(engine.recogniser, mel, "He was not an ill-disposed young man, but had a garden.")

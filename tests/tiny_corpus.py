@@ -4,6 +4,7 @@
 from pathlib import Path
 
 import numpy as np
+import torch
 from sounds import talk
 
 from engine.config import AcousticConfig, EncoderConfig, TrainConfig, VocoderConfig
@@ -66,3 +67,15 @@ def task(kind: str, data: Store, train: TrainConfig):
     if kind == "encoder":
         return EncoderTask(data, ENCODER, train)
     return AcousticTask(data, ACOUSTIC, ENCODER, train)
+
+
+def learn(task, steps: int = 20) -> tuple[float, float]:
+    """Loss of the first batch before and after so many steps on it."""
+    batch = task.batch(0)
+    optimiser = torch.optim.Adam(task.model.parameters(), 1e-2)
+    first = float(task.loss(batch)[0].detach())
+    for _ in range(steps):
+        optimiser.zero_grad()
+        task.loss(batch)[0].backward()
+        optimiser.step()
+    return first, float(task.loss(batch)[0].detach())

@@ -13,6 +13,7 @@ from engine.config import RecogniserConfig
 from engine.models.layers import Conv1dGLU, normalise_mel
 from engine.symbols import PHONES
 
+CLASSES = {phone: index for index, phone in enumerate(PHONES)}
 SILENCE = len(PHONES)  # index of the class beside the phones
 
 
