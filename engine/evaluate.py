@@ -1,8 +1,9 @@
 """`clonewave evaluate`: clone people from seconds of speech, let the clones speak, ask the judges.
 
 A folder of speakers holds one folder a person with two or more recordings. The first seconds of the
-first recording (by name) are the cloning sample; the other recordings are the truth for SIM and are
-never shown to the engine. Scores are defined in engine/scores.py, judges in engine/judges.py.
+first recording or recordings (by name) are the cloning samples; the others are the truth for SIM
+and are never shown to the engine. Scores are defined in engine/scores.py, judges in
+engine/judges.py.
 """
 
 import argparse
@@ -50,17 +51,20 @@ class Recording:
 
 @dataclass(frozen=True)
 class Speaker:
-    """One person: the files in order of name, the first being the cloning sample."""
+    """One person: the files in order of name, the first being cloning samples."""
 
     name: str
     number: int  # among all speakers of the folder; decides the sentences
     files: tuple[Path, ...]
 
 
-def find_speakers(folder: Path, names: Sequence[str] | None = None) -> list[Speaker]:
+def find_speakers(
+    folder: Path, names: Sequence[str] | None = None, samples: int = 1
+) -> list[Speaker]:
     """The people in `folder` by name, all or those in `names`.
 
-    Raises InputError when there is nobody, a name is unknown, or a person has only one recording.
+    Raises InputError when there is nobody, a name is unknown, or a person has not one recording
+    more than the `samples` to be cloned from.
     """
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give one that holds a folder for each speaker")
@@ -77,10 +81,10 @@ def find_speakers(folder: Path, names: Sequence[str] | None = None) -> list[Spea
     if not chosen:
         raise InputError(f"{folder} holds no speakers; each needs a folder of recordings")
     for speaker in chosen:
-        if len(speaker.files) < 2:
+        if len(speaker.files) <= samples:
             raise InputError(
-                f"{folder / speaker.name} needs two recordings or more ({', '.join(SUFFIXES)}): "
-                "one to clone, the others to compare with"
+                f"{folder / speaker.name} needs {samples + 1} recordings or more "
+                f"({', '.join(SUFFIXES)}): {samples} to clone, the others to compare with"
             )
     return chosen
 
@@ -96,6 +100,7 @@ def evaluate(
     synthesize: Callable[..., SpeechLike],
     clone: Callable[..., Any],
     sentences: int = 4,
+    samples: int = 1,
     seconds: float = 3.0,
     seed: int = 0,
     out: Path | str | None = None,
@@ -110,9 +115,11 @@ def evaluate(
 
     Args:
         synthesize: called as synthesize(text, voice, seed=seed).
-        clone: called as clone(samples, sample_rate=rate) with float32 [samples]; returns the voice.
+        clone: called as clone(audio, sample_rate=rate) with float32 [samples], or with a list of
+            these where there are several; returns the voice.
         sentences: how many each clone says.
-        seconds: length of the cloning sample, from the start of the first recording.
+        samples: recordings to clone from, the first ones by name; the others are the truth.
+        seconds: length of each cloning sample, from the start of its recording.
         out: folder for evaluate.json, evaluate.md and the plots; with `keep_audio` also the clips,
             as SPEAKER/NN.wav.
         speakers: names to evaluate; None for all.
@@ -125,12 +132,14 @@ def evaluate(
         EngineError: a missing package of the extra `eval`; whatever clone and synthesize raise,
             with the speaker's name in front.
     """
-    if sentences < 1 or seconds <= 0:
-        raise InputError(f"needs a sentence and some seconds, not {sentences} and {seconds}")
+    if sentences < 1 or samples < 1 or seconds <= 0:
+        raise InputError(
+            f"needs a sentence, a sample and some seconds, not {sentences}, {samples}, {seconds}"
+        )
     if keep_audio and out is None:
         raise InputError("keeping the audio needs a folder to keep it in: give out (--out DIR)")
     out = None if out is None else Path(out)
-    people = find_speakers(Path(folder), speakers)
+    people = find_speakers(Path(folder), speakers, samples)
     if out is not None:
         need("matplotlib.figure")
     if judges is None:
@@ -138,14 +147,14 @@ def evaluate(
         judges.load()
     clips = {person.name: [Recording(*audio.read(f)) for f in person.files] for person in people}
     truth = {
-        name: [judges.speaker_embedding(clip.samples, clip.sample_rate) for clip in recordings[1:]]
-        for name, recordings in clips.items()
+        name: [judges.speaker_embedding(clip.samples, clip.sample_rate) for clip in rest[samples:]]
+        for name, rest in clips.items()
     }
     done: list[Utterance] = []
     with tqdm(total=len(people) * sentences, disable=not progress, unit="sentence") as bar:
         for person in people:
-            sample = _start(clips[person.name][0], seconds)
-            spoken = _speak(person, sample, clone, synthesize, sentences, seed)
+            cut = [_start(clip, seconds) for clip in clips[person.name][:samples]]
+            spoken = _speak(person, cut, clone, synthesize, sentences, seed)
             for i, (text, speech, compute_seconds) in enumerate(spoken):
                 if out is not None and keep_audio:
                     _keep(speech, out / person.name / f"{i:02d}.wav")
@@ -154,7 +163,10 @@ def evaluate(
                 bar.set_postfix_str(f"{person.name} SIM {done[-1].sim:.2f}")
                 bar.update()
     found = judge_real(judges, clips, truth, seconds) if reference else []
-    how = {"speakers": list(clips), "sentences": sentences, "seconds": seconds, "seed": seed}
+    how = {
+        "speakers": list(clips), "sentences": sentences, "samples": samples, "seconds": seconds,
+        "seed": seed,
+    }  # fmt: skip
     report = Report(tuple(done), tuple(found), how | dict(settings or {}), versions())
     if out is not None:
         report.write(out)
@@ -163,7 +175,7 @@ def evaluate(
 
 def _speak(
     person: Speaker,
-    sample: Recording,
+    cut: Sequence[Recording],
     clone: Callable[..., Any],
     synthesize: Callable[..., SpeechLike],
     sentences: int,
@@ -171,7 +183,8 @@ def _speak(
 ) -> Iterator[tuple[str, SpeechLike, float]]:
     """Yields (text, speech, seconds of computing) for each sentence the clone says."""
     try:
-        voice = clone(sample.samples, sample_rate=sample.sample_rate)
+        recorded, rate = _as_given(cut)
+        voice = clone(recorded, sample_rate=rate)
         for text in sentences_for(person.number, sentences):
             begin = time.perf_counter()
             speech = synthesize(text, voice, seed=seed)
@@ -250,6 +263,13 @@ def judge_real(
     return references
 
 
+def _as_given(cut: Sequence[Recording]) -> tuple[Any, int]:
+    """Audio and rate as `Engine.clone` takes them; recordings of other rates are brought to one."""
+    rate = cut[0].sample_rate
+    alike = [audio.resample(one.samples, one.sample_rate, rate) for one in cut]
+    return (alike if len(alike) > 1 else alike[0]), rate
+
+
 def _centre(embeddings: Sequence[np.ndarray]) -> np.ndarray:
     return np.mean(np.stack(embeddings), axis=0)  # GE2E embeddings have unit length already
 
@@ -292,7 +312,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --sweep and --paper: how many of the folder's (default 6)",
     )  # fmt: skip
     parser.add_argument(
-        "--seconds", type=float, default=3.0, help="length of the cloning sample (default 3)"
+        "--samples", type=int, default=1,
+        help="clone from so many recordings, the first by name (default 1)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, help="length of each cloning sample (default 3)"
     )
     parser.add_argument("--speakers", help="only these, divided by commas")
     parser.add_argument("--out", type=Path, help="folder for evaluate.json, evaluate.md and plots")
@@ -309,7 +333,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="seed of the synthesis (default 0)")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")
-    parser.add_argument("--method", default="encode", help="of `clonewave clone` (default encode)")
+    parser.add_argument(
+        "--method", default="encode",
+        help="of `clonewave clone` (default encode); several, divided by commas, are compared "
+        "with the first",
+    )  # fmt: skip
     from engine import paper
 
     paper.add_arguments(parser)
@@ -337,19 +365,25 @@ def run(args: argparse.Namespace) -> int:
         from engine import robustness, sweep  # here: they build on this module
 
         return (robustness if args.robustness else sweep).run(args, cloner, settings)
-    report = evaluate(
-        args.folder,
-        synthesize=cloner.synthesize,
-        clone=partial(cloner.clone, method=args.method),
-        sentences=4 if args.sentences is None else args.sentences,
-        seconds=args.seconds,
-        seed=args.seed,
-        out=args.out,
-        progress=not args.quiet,
-        speakers=args.speakers.split(",") if args.speakers else None,
-        reference=args.reference,
-        keep_audio=args.keep_audio,
-        settings=settings,
-    )
-    print(json.dumps(report.to_dict(), ensure_ascii=False) if args.json else report.table())
+    options: dict[str, Any] = {
+        "synthesize": cloner.synthesize,
+        "sentences": 4 if args.sentences is None else args.sentences,
+        "samples": args.samples,
+        "seconds": args.seconds,
+        "seed": args.seed,
+        "out": args.out,
+        "progress": not args.quiet,
+        "speakers": args.speakers.split(",") if args.speakers else None,
+        "reference": args.reference,
+        "keep_audio": args.keep_audio,
+        "settings": settings,
+    }
+    methods = args.method.split(",")
+    if len(methods) > 1:
+        from engine.evaluate_methods import compare
+
+        found: Any = compare(args.folder, methods, clone=cloner.clone, **options)
+    else:
+        found = evaluate(args.folder, clone=partial(cloner.clone, method=args.method), **options)
+    print(json.dumps(found.to_dict(), ensure_ascii=False) if args.json else found.table())
     return 0
