@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from engine import adapt_weights
 from engine.adapt_fit import Fit
 from engine.adapt_judge import Judge
-from engine.adapt_sample import Spoken, prepare, split
+from engine.adapt_sample import Spoken, prepare, say, split
 from engine.errors import InputError, WeightsError
 from engine.train import keep_memory
 
@@ -37,7 +37,7 @@ MAX_STEPS = 2_000
 SECONDS = (1.0, 90.0)  # of speech in all; more is not needed and would cost memory
 RANK = 8
 MUMBLED = 0.1  # log-probability of its phones that a voice may lose against the encoder's voice
-GAIN = 0.01  # part of the distance by which a later voice must be nearer than an earlier one
+GAIN = 0.003  # part of the distance by which a later voice must be nearer than an earlier one
 
 
 class Look(NamedTuple):
@@ -121,7 +121,7 @@ def adapt(
         held_back = [one.without(colour) for one in held_back]
     judge = Judge(recogniser, average if len(equaliser) else equaliser, engine.backend)
     rank = rank if method == "adapt-model" else 0
-    fit = Fit(engine.acoustic, rank, recogniser, start, training)
+    fit = Fit(engine.acoustic, rank, recogniser, start, training, say(engine, start))
     found = Adapted(embedding, equaliser)
     bar = tqdm(total=round(budget_s), unit="s", desc=method, disable=not progress)
     try:

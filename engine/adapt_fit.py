@@ -1,4 +1,8 @@
-"""The gradient steps of adaptation: a voice is fitted to what a person said."""
+"""The gradient steps of adaptation: a voice is fitted to what a person said.
+
+A few seconds hold few of the sounds of a language. So that the voice does not forget the others,
+each step also asks it to say, clearly and at the same times, a sentence that it could say before.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +23,11 @@ from engine.models.recogniser import PhoneRecogniser
 # makes a voice mumble.
 EMBEDDING_RATE, BESIDE_WEIGHTS = 0.02, 0.001
 WEIGHT_RATE = 5e-4
-SLOWING = 60  # steps after which the rates are halved, after three times as many quartered
+HALVING = 48  # steps in which the rates halve: going on for long makes a voice hoarse
 SELF_FED = 3  # of 4 steps the decoder hears its own mel, as it will when it speaks
 ATTENTION_SHARE = 0.1  # of the attention's cross-entropy in the loss: the path is an estimate
 CLEAR_SHARE = 1.0  # of what the recogniser does not understand of the fitted speech
+KEPT_SHARE = 1.0  # of the clarity and attention of what the voice could say before
 
 
 class Fit:
@@ -31,14 +36,15 @@ class Fit:
     Args:
         rank: of the weight difference; 0: the embedding alone.
         embedding: [speaker_dim] to start from.
+        kept: what the voice can say before the first step, and still must after the last.
     """
 
     def __init__(
         self, acoustic: Acoustic, rank: int, recogniser: PhoneRecogniser, embedding: Tensor,
-        training: list[Spoken],
+        training: list[Spoken], kept: list[Spoken],
     ) -> None:  # fmt: skip
         self.acoustic, self.weights = adapt_weights.trainable(acoustic, rank)
-        self.recogniser, self.training = recogniser, training
+        self.recogniser, self.training, self.kept = recogniser, training, kept
         self.embedding = embedding.clone().requires_grad_(True)
         self.everything = [self.embedding, *self.weights]
         rate = BESIDE_WEIGHTS if self.weights else EMBEDDING_RATE
@@ -47,16 +53,16 @@ class Fit:
         ]  # fmt: skip
         self.optimiser = torch.optim.Adam(groups, WEIGHT_RATE, betas=(0.9, 0.98))
         self.slowing = torch.optim.lr_scheduler.LambdaLR(
-            self.optimiser, lambda step: SLOWING / (SLOWING + step)
+            self.optimiser, lambda step: 0.5 ** (step / HALVING)
         )
 
     def step(self, step: int) -> None:
-        """Fit one of the samples, in turn."""
-        one = self.training[step % len(self.training)]
+        """Fit one of the samples and keep one of the sentences, in turn."""
+        one, kept = (them[step % len(them)] for them in (self.training, self.kept))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(step)
             self.acoustic.training = True  # dropout of the prenet, not of the blocks
-            loss = self.loss(one, step % 4 < SELF_FED)
+            loss = self.loss(one, step % 4 < SELF_FED) + KEPT_SHARE * self.forgotten(kept)
             self.acoustic.training = False
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -70,14 +76,24 @@ class Fit:
         out = self._said(one, self_fed)
         frames = torch.tensor([one.mel.shape[2]])
         far = self._distance(out.mel, one) + self._distance(out.decoder_mel, one)
-        moves = (one.path - F.pad(one.path, (1, 0))[:, :-1])[0]
-        attention = torch.stack([F.cross_entropy(s[0], moves) for s in out.scores]).mean()
-        heard = self.recogniser(out.mel, frames)
-        classes = asked(one.text_ids[0], one.path[0], heard.shape[2])
-        loss = far + ATTENTION_SHARE * attention + CLEAR_SHARE * F.nll_loss(heard, classes[None])
-        if out.pitch is not None:
+        attention, unclear = self._lost(out, one)
+        loss = far + ATTENTION_SHARE * attention + CLEAR_SHARE * unclear
+        if out.pitch is not None and one.pitch is not None:
             loss = loss + pitch_loss(out.pitch, one.pitch, frames)
         return loss
+
+    def forgotten(self, one: Spoken) -> Tensor:
+        """How badly the voice says what it could say before: how clearly and when, not how."""
+        attention, unclear = self._lost(self._said(one, True), one)
+        return attention + unclear
+
+    def _lost(self, out: Predicted, one: Spoken) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the attention's moves; of the phones that are heard."""
+        moves = (one.path - F.pad(one.path, (1, 0))[:, :-1])[0]
+        attention = torch.stack([F.cross_entropy(s[0], moves) for s in out.scores]).mean()
+        heard = self.recogniser(out.mel, torch.tensor([one.mel.shape[2]]))
+        classes = asked(one.text_ids[0], one.path[0], heard.shape[2])
+        return attention, F.nll_loss(heard, classes[None])
 
     @torch.no_grad()
     def distance(self, samples: list[Spoken]) -> float:

@@ -18,6 +18,10 @@ from engine.text import front_end
 SENTENCES = (
     "The morning train was late because of heavy snow on the line.",
     "Could you tell me where the nearest post office is?",
+    "She gave both of us a cup of hot tea and some of the cake that was left over.",
+    "For years the old bridge was the only way across, and everyone used it.",
+    "My father always wished to visit the high mountains beyond the valley.",
+    "Just choose whichever picture you like, and we will hang it in the hall.",
 )
 
 

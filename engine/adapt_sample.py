@@ -17,12 +17,23 @@ from engine.hear import hear
 from engine.models.layers import log_mel
 from engine.models.recogniser import PhoneRecogniser
 from engine.symbols import text_ids
+from engine.text import front_end
 
 if TYPE_CHECKING:
     from engine.engine import Engine
 
 HELD_BACK = 0.3  # share of the speech that only the metric hears
 HELD_BACK_S = 1.0  # at least so much of it
+KEPT = (
+    "A cool breeze from the sea kept the young fishermen awake until morning.",
+    "Which of the two yellow boxes holds the measuring cups and the thin wire?",
+    "They judged the garden show on Thursday, then chose a large blue vase.",
+    "The boy thought he would rather walk home than wait for another bus.",
+    "Please put the fresh bread on the shelf above the oven before you go out.",
+    "Our neighbour has usually cleared the path by the time the children leave for school.",
+    "Nothing could have been further from what the captain was hoping to hear.",
+    "He was quick to point out that the view changed with every mile of road.",
+)
 QUIET = 0.25  # of the frames of a band, the softest, are noise
 
 
@@ -32,7 +43,7 @@ class Spoken(NamedTuple):
     text_ids: Tensor  # [1, symbols]
     mel: Tensor  # [1, n_mels, frames], frames a multiple of reduction_factor
     path: Tensor  # [1, decoder_steps] attended symbol
-    pitch: Tensor  # [1, frames] Hz, 0 = unvoiced
+    pitch: Tensor | None  # [1, frames] Hz, 0 = unvoiced; None: what the voice expects
     noise: Tensor  # [1, n_mels, 1] log-mel of what is heard beside the speech
 
     def without(self, equaliser: Tensor) -> Spoken:
@@ -65,6 +76,20 @@ def prepare(
     return Spoken(torch.tensor([text_ids(heard.symbols)]), mel, path[None], track[None], noise)
 
 
+@torch.no_grad()
+def say(engine: Engine, embedding: Tensor) -> list[Spoken]:
+    """The sentences KEPT in the voice of an embedding [speaker_dim], at the pitch it expects."""
+    acoustic, spoken = engine.acoustic, []
+    for text in KEPT:
+        for sentence in front_end(text):
+            ids = torch.tensor([text_ids(sentence.symbols())])
+            made = acoustic.generate(
+                ids, torch.tensor([ids.shape[1]]), embedding[None], engine.decoder, engine.backend
+            )
+            spoken.append(Spoken(ids, made.mel, made.path, None, made.mel.amin(2, keepdim=True)))
+    return spoken
+
+
 def split(aligned: Sequence[Spoken], config: AcousticConfig) -> tuple[list[Spoken], list[Spoken]]:
     """Cut the end of every sample off: (what is fitted, what is held back to judge the fit).
 
@@ -90,7 +115,7 @@ def _part(one: Spoken, begin: int, end: int, config: AcousticConfig) -> Spoken:
     path = one.path[:, begin:end]
     first, last = int(path[0, 0]) if begin else 0, int(path[0, -1])
     frames = slice(begin * config.reduction_factor, end * config.reduction_factor)
+    pitch = None if one.pitch is None else one.pitch[:, frames]
     return Spoken(
-        one.text_ids[:, first : last + 1], one.mel[..., frames], path - first,
-        one.pitch[:, frames], one.noise,
-    )  # fmt: skip
+        one.text_ids[:, first : last + 1], one.mel[..., frames], path - first, pitch, one.noise
+    )
