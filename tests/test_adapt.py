@@ -48,6 +48,11 @@ def test_of_many_short_samples_one_is_held_back_whole(spoken):
     assert len(training) == 2 and [one.mel.shape[2] for one in held_back] == [64]
 
 
+def fitting(engine, rank, sample):
+    kept = adapt_sample.say(engine, torch.ones(16))
+    return adapt_fit.Fit(engine.acoustic, rank, engine.recogniser, torch.ones(16), [sample], kept)
+
+
 def test_no_difference_is_exactly_the_generator(engine):
     own, parameters = adapt_weights.trainable(engine.acoustic, 2)
     batch = (torch.tensor([[5, 9, 12]]), torch.tensor([3]), torch.ones(1, 16))
@@ -200,7 +205,7 @@ def test_an_adapted_voice_is_equalised_anew(engine):
 def test_the_noise_of_a_room_is_not_learnt(engine):
     """Where the recording is no louder than its noise, a voice that is silent has no loss."""
     one = adapt_sample.prepare(engine, engine.recogniser, talk(3.0), None)
-    fit = adapt_fit.Fit(engine.acoustic, 0, engine.recogniser, torch.ones(16), [one])
+    fit = fitting(engine, 0, one)
     loud = one._replace(noise=torch.full_like(one.noise, 30.0), mel=torch.full_like(one.mel, 30.0))
     with torch.no_grad():
         assert fit.loss(loud, False) < fit.loss(one._replace(mel=loud.mel), False) - 1
@@ -238,11 +243,25 @@ def test_before_the_first_look_there_is_nothing_to_keep(engine, monkeypatch):
 def test_fitting_brings_the_mel_nearer(engine, monkeypatch):
     monkeypatch.setattr(adapt_fit, "WEIGHT_RATE", 1e-2)  # a random generator has far to go
     aligned = adapt_sample.prepare(engine, engine.recogniser, talk(3.0), None)
-    fit = adapt_fit.Fit(engine.acoustic, 4, engine.recogniser, torch.ones(16), [aligned])
+    fit = fitting(engine, 4, aligned)
     before = fit.distance([aligned])
     for step in range(60):
         fit.step(step)
     assert fit.distance([aligned]) < 0.9 * before
+
+
+def test_what_the_voice_could_say_before_is_kept(engine, monkeypatch):
+    monkeypatch.setattr(adapt_fit, "WEIGHT_RATE", 1e-2)
+    aligned = adapt_sample.prepare(engine, engine.recogniser, talk(3.0), None)
+    forgotten = []
+    for share in (0.0, adapt_fit.KEPT_SHARE):
+        monkeypatch.setattr(adapt_fit, "KEPT_SHARE", share)
+        fit = fitting(engine, 4, aligned)
+        for step in range(40):
+            fit.step(step)
+        with torch.no_grad():
+            forgotten.append(sum(float(fit.forgotten(one)) for one in fit.kept) / len(fit.kept))
+    assert forgotten[1] < forgotten[0] - 0.1, forgotten
 
 
 def test_what_adaptation_needs_is_said(engine, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import engine
-from engine import audio, evaluate, judges, scores, sentences
+from engine import audio, evaluate, evaluate_methods, judges, scores, sentences
 from engine.engine import DEFAULT_WEIGHTS
 from engine.errors import EngineError, InputError, VoiceError
 
@@ -135,6 +135,61 @@ def test_the_engine_sees_only_the_start_of_the_first_recording(people):
     assert seen == [(2.5, 0.1), (2.5, 0.2), (2.5, 0.3)]
 
 
+def test_of_several_samples_only_the_others_are_the_truth(people):
+    seen = []
+
+    def clone(samples, sample_rate):
+        seen.append([round(float(one[0]), 2) for one in samples])
+        assert {len(one) for one in samples} == {2 * sample_rate}
+        return 0.1
+
+    report, _ = run_fake(people, clone=clone, sentences=1, samples=2, seconds=2.0)
+    assert seen == [[0.1, 0.11], [0.2, 0.21], [0.3, 0.31]]
+    assert [u.sim for u in report.utterances] == pytest.approx(
+        [math.cos(0.02), math.cos(0.12), math.cos(0.22)], abs=1e-4
+    )
+    with pytest.raises(InputError, match="ann needs 4 recordings"):
+        run_fake(people, samples=3)
+
+
+def test_samples_of_another_rate_are_brought_to_that_of_the_first(people):
+    audio.write(people / "ann" / "01.wav", np.full(RATE * 8, 0.11, np.float32), 2 * RATE)
+    lengths = []
+
+    def clone(samples, sample_rate):
+        lengths.append([len(one) / sample_rate for one in samples])
+        return 0.1
+
+    run_fake(people, clone=clone, sentences=1, samples=2, seconds=2.0, speakers=["ann"])
+    assert lengths == [[2.0, 2.0]]
+
+
+def test_methods_are_compared_with_the_first(people, tmp_path):
+    """ann: nearer, bob: farther, cid: the same."""
+    angles = {"plain": (0.2, 0.2, 0.2), "fitted": (0.15, 0.1, 0.2)}
+    said, order = [], {name: iter(row) for name, row in angles.items()}
+
+    def synthesize(text, voice, seed):
+        said.append(text)
+        return speech(voice)
+
+    found = evaluate_methods.compare(
+        people, ["plain", "fitted"], synthesize=synthesize,
+        clone=lambda samples, sample_rate, method: next(order[method]),
+        judges=FakeJudges(iter(said)), sentences=1, progress=False, out=tmp_path / "out",
+    )  # fmt: skip
+    assert found.nearer(found.methods[1]) == (1, 1)
+    document = json.loads((tmp_path / "out" / "methods.json").read_text())
+    assert document["fitted"]["nearer"] == 1 and document["fitted"]["equal"] == 1
+    assert len(document["fitted"]["clone_seconds"]) == 3
+    assert document["plain"]["settings"]["method"] == "plain"
+    assert "1 of 3" in found.table() and found.table() in (tmp_path / "out/methods.md").read_text()
+    assert (tmp_path / "out" / "methods.png").read_bytes()[:4] == b"\x89PNG"
+    assert (tmp_path / "out" / "fitted" / "evaluate.json").exists()
+    with pytest.raises(InputError, match="once"):
+        evaluate_methods.compare(people, ["a", "a"], synthesize=synthesize, clone=None)
+
+
 def test_sim_is_measured_against_the_other_recordings(people):
     report, said = run_fake(people, sentences=2, speakers=["bob"])
     # the clone's angle is 0.1, the other recordings' are 0.21 and 0.22, their mean's 0.215
@@ -201,7 +256,7 @@ def test_arguments_that_cannot_be_used(people, options, message):
 
 def test_folders_that_cannot_be_used(people, tmp_path):
     (people / "dan").mkdir()
-    with pytest.raises(InputError, match="dan needs two recordings"):
+    with pytest.raises(InputError, match="dan needs 2 recordings"):
         run_fake(people)
     with pytest.raises(InputError, match="not a folder"):
         run_fake(tmp_path / "nowhere")
