@@ -23,11 +23,12 @@ from engine.models.recogniser import PhoneRecogniser
 # makes a voice mumble.
 EMBEDDING_RATE, BESIDE_WEIGHTS = 0.02, 0.001
 WEIGHT_RATE = 5e-4
-HALVING = 48  # steps in which the rates halve: going on for long makes a voice hoarse
+HALVING = 80  # steps in which the rates halve: going on for long makes a voice hoarse
 SELF_FED = 3  # of 4 steps the decoder hears its own mel, as it will when it speaks
 ATTENTION_SHARE = 0.1  # of the attention's cross-entropy in the loss: the path is an estimate
 CLEAR_SHARE = 1.0  # of what the recogniser does not understand of the fitted speech
 KEPT_SHARE = 1.0  # of the clarity and attention of what the voice could say before
+HOLLOW_SHARE = 0.5  # of the mel of what it could say before, where that is soft
 
 
 class Fit:
@@ -83,9 +84,15 @@ class Fit:
         return loss
 
     def forgotten(self, one: Spoken) -> Tensor:
-        """How badly the voice says what it could say before: how clearly and when, not how."""
-        attention, unclear = self._lost(self._said(one, True), one)
-        return attention + unclear
+        """How badly the voice says what it could say before: not clearly, not in time, or hoarsely.
+
+        Hoarse is what fills the soft bands of a frame, as the noise of a recording does.
+        """
+        out = self._said(one, True)
+        attention, unclear = self._lost(out, one)
+        soft = torch.sigmoid(one.mel.mean(1, keepdim=True) - one.mel)
+        changed = (soft * (out.mel - one.mel).abs()).mean() / self.acoustic.config.audio.mel_std
+        return attention + unclear + HOLLOW_SHARE * changed
 
     def _lost(self, out: Predicted, one: Spoken) -> tuple[Tensor, Tensor]:
         """Cross-entropy of the attention's moves; of the phones that are heard."""
