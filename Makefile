@@ -87,12 +87,17 @@ sanitize: $(VENV)/.dev  ## kernel tests under AddressSanitizer and UBSan; builds
 	cd build/sanitize && PYTHONPATH=. ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$(SANITIZERS)" \
 		../../$(BIN)/python -m pytest -q -p no:cacheprovider tests/test_kernels.py tests/test_decoder_kernel.py
 
-# Half an hour of one core. PEOPLE holds a folder of recordings for each person (docs/quality.md).
+THREE := --samples 3 --seconds 30
+METHODS := docs/results/methods
+# Two hours of one core. PEOPLE holds a folder of recordings for each person (docs/quality.md).
 quality: $(VENV)/.dev  ## measure the shipped weights on PEOPLE=folder, write docs/results and card
 	$(BIN)/clonewave evaluate $(PEOPLE) --reference --out docs/results
 	$(BIN)/clonewave evaluate $(PEOPLE) --sweep --out docs/results
 	$(BIN)/clonewave evaluate --robustness --out docs/results
 	$(BIN)/clonewave evaluate $(PEOPLE) --paper --budget 20 --out docs/results/paper
+	$(BIN)/clonewave evaluate $(PEOPLE) $(THREE) --method encode,adapt-model --out $(METHODS)
+	$(BIN)/clonewave evaluate $(PEOPLE) $(THREE) --method encode,adapt-embedding --out $(METHODS)-embedding
+	$(BIN)/clonewave evaluate $(PEOPLE) --method encode,adapt-model --out $(METHODS)-3s
 	$(BIN)/clonewave info --card docs/results
 
 samples: $(VENV)/.dev  ## docs/samples/index.html: originals and clones to hear

@@ -4,7 +4,7 @@
 How many steps is decided on audio held back from the fit, never fixed: every few seconds the voice
 says what was said there, at the same times, and the nearer it comes the better. (The paper asks a
 speaker verification model; ours learned synthetic people and follows the room more than the person,
-see docs/experiments.md.) It also says two sentences of its own, and once it mumbles them it is not
+see docs/experiments.md.) It also says six sentences of its own, and once it mumbles them it is not
 taken, however near it is. The first candidate is the speaker encoder's voice.
 """
 

@@ -34,7 +34,7 @@ class Verdict(NamedTuple):
 
 
 class Judge:
-    """Lets a voice say two sentences and tells how they sound.
+    """Lets a voice say six sentences and tells how they sound.
 
     Args:
         average: [n_mels], `loud_average` of the person's recordings; [0]: voices have no equaliser.

@@ -78,6 +78,7 @@ class Methods:
 
     def write(self, folder: Path) -> None:
         """Writes methods.json, methods.md and methods.png, each whole or not."""
+        folder.mkdir(parents=True, exist_ok=True)
         document = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
         page = f"# Methods of cloning\n\n{self.table()}\n\n![methods](methods.png)"
         for name, text in (("methods.json", document), ("methods.md", page)):
@@ -90,31 +91,34 @@ class Methods:
 def compare(
     folder: Path | str, methods: Sequence[str], *, synthesize: Callable[..., Any],
     clone: Callable[..., Any], out: Path | None = None, settings: Mapping[str, Any] | None = None,
-    judges: Judges | None = None, **options: Any,
+    judges: Judges | None = None, keep_audio: bool = False, **options: Any,
 ) -> Methods:  # fmt: skip
     """Scores clones of the people in `folder` by each method.
 
     Args:
         clone: called as evaluate's, with method=NAME.
-        out: folder for methods.json, methods.md and methods.png, and one folder a method for what
-            `evaluate` writes.
+        out: folder for methods.json, methods.md and methods.png; with `keep_audio` also one folder
+            a method for the clips and what else `evaluate` writes.
         options: as for `evaluate`.
     Raises:
         InputError: a method named twice; what `evaluate` raises.
     """
     if len(set(methods)) != len(methods):
         raise InputError(f"methods {', '.join(methods)}: name each once")
+    if keep_audio and out is None:
+        raise InputError("keeping the audio needs a folder to keep it in: give out (--out DIR)")
     if judges is None:
         judges = Judges()
         judges.load()
     found = []
     for name in methods:
         seconds: list[float] = []
-        found.append(Method(name, evaluate(
+        report = evaluate(
             folder, synthesize=synthesize, clone=_timed(partial(clone, method=name), seconds),
-            out=out / name if out else None, settings=dict(settings or {}) | {"method": name},
-            judges=judges, **options,
-        ), tuple(seconds)))  # fmt: skip
+            out=out / name if out and keep_audio else None, keep_audio=keep_audio,
+            settings=dict(settings or {}) | {"method": name}, judges=judges, **options,
+        )  # fmt: skip
+        found.append(Method(name, report, tuple(seconds)))
     result = Methods(tuple(found))
     if out:
         result.write(out)

@@ -185,7 +185,7 @@ def test_methods_are_compared_with_the_first(people, tmp_path):
     assert document["plain"]["settings"]["method"] == "plain"
     assert "1 of 3" in found.table() and found.table() in (tmp_path / "out/methods.md").read_text()
     assert (tmp_path / "out" / "methods.png").read_bytes()[:4] == b"\x89PNG"
-    assert (tmp_path / "out" / "fitted" / "evaluate.json").exists()
+    assert not (tmp_path / "out" / "fitted").exists()  # everything is in methods.json
     with pytest.raises(InputError, match="once"):
         evaluate_methods.compare(people, ["a", "a"], synthesize=synthesize, clone=None)
 
