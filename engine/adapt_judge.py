@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from engine.adapt_sample import sentence_ids
 from engine.hear import asked, log_probabilities
 from engine.models.acoustic import Acoustic
 from engine.models.recogniser import SILENCE, PhoneRecogniser
 from engine.spectrum import equaliser_for, loud_average
-from engine.symbols import text_ids
-from engine.text import front_end
 
 SENTENCES = (
     "The morning train was late because of heavy snow on the line.",
@@ -42,9 +41,7 @@ class Judge:
 
     def __init__(self, recogniser: PhoneRecogniser, average: np.ndarray, backend: str) -> None:
         self.recogniser, self.average, self.backend = recogniser, average, backend
-        self.texts = [
-            torch.tensor([text_ids(s.symbols())]) for text in SENTENCES for s in front_end(text)
-        ]
+        self.texts = sentence_ids(SENTENCES)
 
     def _clarity(self, mel: Tensor, ids: Tensor, path: Tensor) -> np.ndarray:
         """Log-probability of the phone that was to be heard, at each step that has one."""

@@ -76,17 +76,20 @@ def prepare(
     return Spoken(torch.tensor([text_ids(heard.symbols)]), mel, path[None], track[None], noise)
 
 
+def sentence_ids(texts: Sequence[str]) -> list[Tensor]:
+    """The symbols of each sentence of texts: int64 [1, symbols]."""
+    return [torch.tensor([text_ids(s.symbols())]) for text in texts for s in front_end(text)]
+
+
 @torch.no_grad()
 def say(engine: Engine, embedding: Tensor) -> list[Spoken]:
     """The sentences KEPT in the voice of an embedding [speaker_dim], at the pitch it expects."""
     acoustic, spoken = engine.acoustic, []
-    for text in KEPT:
-        for sentence in front_end(text):
-            ids = torch.tensor([text_ids(sentence.symbols())])
-            made = acoustic.generate(
-                ids, torch.tensor([ids.shape[1]]), embedding[None], engine.decoder, engine.backend
-            )
-            spoken.append(Spoken(ids, made.mel, made.path, None, made.mel.amin(2, keepdim=True)))
+    for ids in sentence_ids(KEPT):
+        made = acoustic.generate(
+            ids, torch.tensor([ids.shape[1]]), embedding[None], engine.decoder, engine.backend
+        )
+        spoken.append(Spoken(ids, made.mel, made.path, None, made.mel.amin(2, keepdim=True)))
     return spoken
 
 

@@ -162,7 +162,7 @@ def evaluate(
                 done.append(judge(judges, person.name, text, speech, own, compute_seconds))
                 bar.set_postfix_str(f"{person.name} SIM {done[-1].sim:.2f}")
                 bar.update()
-    found = judge_real(judges, clips, truth, seconds) if reference else []
+    found = judge_real(judges, clips, truth, seconds, samples) if reference else []
     how = {
         "speakers": list(clips), "sentences": sentences, "samples": samples, "seconds": seconds,
         "seed": seed,
@@ -235,6 +235,7 @@ def judge_real(
     clips: dict[str, list[Recording]],
     truth: dict[str, list[np.ndarray]],
     seconds: float,
+    samples: int,
 ) -> list[Reference]:
     """The scale: real people against themselves and each other, from cloning samples as long."""
     references = []
@@ -247,7 +248,7 @@ def judge_real(
         }
         own = sims.pop(name)
         nearest = max(sims, key=lambda other: sims[other], default="")
-        mos = [judges.dnsmos(r.samples, r.sample_rate) for r in recordings[1:]]
+        mos = [judges.dnsmos(r.samples, r.sample_rate) for r in recordings[samples:]]
         references.append(
             Reference(
                 speaker=name,

@@ -6,7 +6,6 @@ differences are due to the method. The others are compared with the first named.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,9 +15,8 @@ from typing import Any
 
 from engine.errors import InputError
 from engine.evaluate import evaluate
-from engine.files import atomic_file
 from engine.judges import Judges, need
-from engine.scores import Report, markdown, mean
+from engine.scores import Report, markdown, mean, write_report
 
 EQUAL = 0.0005  # SIM below which two voices are as near
 
@@ -78,14 +76,8 @@ class Methods:
 
     def write(self, folder: Path) -> None:
         """Writes methods.json, methods.md and methods.png, each whole or not."""
-        folder.mkdir(parents=True, exist_ok=True)
-        document = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
         page = f"# Methods of cloning\n\n{self.table()}\n\n![methods](methods.png)"
-        for name, text in (("methods.json", document), ("methods.md", page)):
-            with atomic_file(folder / name) as file:
-                file.write((text + "\n").encode())
-        with atomic_file(folder / "methods.png") as file:
-            _figure(self).savefig(file, format="png", dpi=110)
+        write_report(folder, "methods", self.to_dict(), page, {"methods": _figure(self)})
 
 
 def compare(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,7 @@ import numpy as np
 import torch
 
 from engine import plots
-from engine.files import atomic_file
-from engine.scores import markdown, mean
+from engine.scores import markdown, mean, write_report
 from engine.tasks import equal_error_rate
 
 # Table 1 of arXiv:1802.06006: what cloning needs, its time, and parameters of a speaker
@@ -150,21 +148,14 @@ class PaperReport:
 
     def write(self, folder: Path) -> None:
         """Write paper.json, paper.md, figures.png and voices.png, each whole or not."""
-        folder.mkdir(parents=True, exist_ok=True)
         settings = markdown(("", ""), [(k, str(v)) for k, v in self.settings.items()])
         pictures = "![figures](figures.png)\n\n![voices](voices.png)"
-        text = f"# The paper's evaluation\n\n{self.table()}\n\n{pictures}\n\n{settings}\n"
-        document = json.dumps(self.to_dict(), indent=1)
-        for name, content in (("paper.json", document), ("paper.md", text)):
-            with atomic_file(folder / name) as file:
-                file.write(content.encode())
+        text = f"# The paper's evaluation\n\n{self.table()}\n\n{pictures}\n\n{settings}"
         most = max(self.counts)
         shown = [c for c in self.clones if c.samples == most] or list(self.clones)
         points = plots.principal(np.array([c.embedding for c in shown]))
         drawn = {
-            "figures.png": plots.by_samples(self.figures()),
-            "voices.png": plots.voices(points, [c.person for c in shown]),
+            "figures": plots.by_samples(self.figures()),
+            "voices": plots.voices(points, [c.person for c in shown]),
         }
-        for name, figure in drawn.items():
-            with atomic_file(folder / name) as file:
-                figure.savefig(file, format="png", dpi=110)
+        write_report(folder, "paper", self.to_dict(), text, drawn)

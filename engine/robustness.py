@@ -26,9 +26,8 @@ from tqdm import tqdm
 from engine import audio
 from engine.errors import InputError
 from engine.evaluate import Speaker, find_speakers
-from engine.files import atomic_file
 from engine.judges import Judges, need, versions
-from engine.scores import markdown
+from engine.scores import markdown, write_report
 from engine.sentences import DIFFICULT
 from engine.speech import Speech
 from engine.text import Word, front_end
@@ -126,18 +125,12 @@ class Robustness:
 
     def write(self, folder: Path) -> None:
         """Writes robustness.json and robustness.md, each whole or not."""
-        folder.mkdir(parents=True, exist_ok=True)
-        document = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
         heard = [(o.kind, o.text, o.heard) for o in self.outcomes]
         parts = (
             "# Robustness", self.table(), "## What was heard",
             markdown(("kind", "sentence", "heard"), heard),
         )  # fmt: skip
-        for name, text in (
-            ("robustness.json", document), ("robustness.md", "\n\n".join(parts)),
-        ):  # fmt: skip
-            with atomic_file(folder / name) as file:
-                file.write((text + "\n").encode())
+        write_report(folder, "robustness", self.to_dict(), "\n\n".join(parts), {})
 
 
 def compare(asked: Sequence[Word], heard: Sequence[Word]) -> Comparison:

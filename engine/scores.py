@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -132,8 +132,6 @@ class Report:
 
     def write(self, folder: Path) -> None:
         """Writes evaluate.json, evaluate.md, speakers.png and scatter.png, each whole or not."""
-        folder.mkdir(parents=True, exist_ok=True)
-        document = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
         heard = [(u.speaker, u.text, u.heard, f"{u.errors}/{u.words}") for u in self.utterances]
         parts = [
             "# Evaluation",
@@ -147,12 +145,22 @@ class Report:
                 ("", ""), [(k, str(v)) for k, v in {**self.settings, **self.versions}.items()]
             ),
         ]
-        for name, text in (("evaluate.json", document), ("evaluate.md", "\n\n".join(parts))):
-            with atomic_file(folder / name) as file:
-                file.write((text + "\n").encode())
-        for name, figure in (("speakers.png", _bars(self)), ("scatter.png", _scatter(self))):
-            with atomic_file(folder / name) as file:
-                figure.savefig(file, format="png", dpi=110)
+        figures = {"speakers": _bars(self), "scatter": _scatter(self)}
+        write_report(folder, "evaluate", self.to_dict(), "\n\n".join(parts), figures)
+
+
+def write_report(
+    folder: Path, name: str, document: Mapping[str, Any], page: str, figures: Mapping[str, Any]
+) -> None:
+    """Write NAME.json, NAME.md and a PNG of each matplotlib figure, each whole or not."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(document, indent=1, ensure_ascii=False)
+    for file_name, content in ((f"{name}.json", text), (f"{name}.md", page)):
+        with atomic_file(folder / file_name) as file:
+            file.write((content + "\n").encode())
+    for title, figure in figures.items():
+        with atomic_file(folder / f"{title}.png") as file:
+            figure.savefig(file, format="png", dpi=110)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -23,9 +23,8 @@ from engine import audio
 from engine.config import AudioConfig
 from engine.errors import EngineError, InputError
 from engine.evaluate import Speaker, find_speakers, sentences_for
-from engine.files import atomic_file
 from engine.judges import Judges, need, versions
-from engine.scores import GOALS, markdown, mean
+from engine.scores import GOALS, markdown, mean, write_report
 
 SECONDS = (1.0, 2.0, 3.0, 5.0, 10.0)  # of one cloning sample
 SAMPLES = (1, 2, 3, 5)  # cloning samples of SAMPLE_S each
@@ -86,14 +85,8 @@ class Sweep:
 
     def write(self, folder: Path) -> None:
         """Writes sweep.json, sweep.md and sweep.png, each whole or not."""
-        folder.mkdir(parents=True, exist_ok=True)
-        document = json.dumps(self.to_dict(), indent=1, ensure_ascii=False)
         page = f"# More cloning audio\n\n{self.table()}\n\n![sweep](sweep.png)"
-        for name, text in (("sweep.json", document), ("sweep.md", page)):
-            with atomic_file(folder / name) as file:
-                file.write((text + "\n").encode())
-        with atomic_file(folder / "sweep.png") as file:
-            figure(self).savefig(file, format="png", dpi=110)
+        write_report(folder, "sweep", self.to_dict(), page, {"sweep": figure(self)})
 
 
 @dataclass(frozen=True)
