@@ -44,7 +44,9 @@ class Fit:
         self, acoustic: Acoustic, rank: int, recogniser: PhoneRecogniser, embedding: Tensor,
         training: list[Spoken], kept: list[Spoken],
     ) -> None:  # fmt: skip
-        self.acoustic, self.weights = adapt_weights.trainable(acoustic, rank)
+        with torch.random.fork_rng(devices=[]):  # the same recordings make the same voice
+            torch.manual_seed(0)
+            self.acoustic, self.weights = adapt_weights.trainable(acoustic, rank)
         self.recogniser, self.training, self.kept = recogniser, training, kept
         self.embedding = embedding.clone().requires_grad_(True)
         self.everything = [self.embedding, *self.weights]

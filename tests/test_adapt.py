@@ -231,6 +231,20 @@ def test_cancelling_keeps_the_best_so_far(engine, how):
     assert (best.step == 0) == np.array_equal(voice.embedding, plain.embedding)
 
 
+def test_the_same_recording_makes_the_same_voice(engine):
+    voices = []
+    for _ in range(2):
+        torch.rand(7)  # whatever was drawn before
+        looks = []
+        voices.append(make(
+            engine, "adapt-model", on_look=lambda look, n=looks: n.append(look) or len(n) < 3
+        ))  # fmt: skip
+    one, other = voices
+    assert np.array_equal(one.embedding, other.embedding)
+    assert one.adaptation.keys() == other.adaptation.keys()
+    assert all(np.array_equal(a, other.adaptation[k]) for k, a in one.adaptation.items())
+
+
 def test_before_the_first_look_there_is_nothing_to_keep(engine, monkeypatch):
     def press(*_):
         raise KeyboardInterrupt
